@@ -1,0 +1,125 @@
+"""Attention over a packed row, registered with transformers: each example attends to itself alone, and no mask is built.
+
+A row is unfolded into its examples (padded to the longest), attended causally, and folded back. Padding sits behind each example, so
+under causal attention nothing that is kept ever looks at it.
+
+Dimensions: K rows (one an adapter), H heads, T tokens, D numbers a head, N examples in a row, L longest of them.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from rightrank.bank.batch import Batch
+
+NAME = "rightrank_packed"
+
+_current: ContextVar[Batch] = ContextVar("rightrank_packed_batch")
+
+# Arguments that do not change what attention computes on a full, uncached, causal pass. Anything else that is not empty is refused.
+_HARMLESS = {
+    "position_ids",
+    "cache_position",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "return_dict",
+    "past_key_values",
+    "logits_to_keep",
+    "position_embeddings",
+    "is_causal",
+}
+
+
+class UnsupportedAttentionError(Exception):
+    """The model asks of attention something that this function does not know."""
+
+
+@contextmanager
+def packed_as(batch: Batch) -> Iterator[None]:
+    """Within this context, attention reads rows as packed like ``batch``."""
+    token = _current.set(batch)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def packed_attention(
+    module: nn.Module,
+    query_KHTD: Tensor,
+    key_KHTD: Tensor,
+    value_KHTD: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each example of a packed row; returns [K, T, H, D] and no weights, as transformers wants it.
+
+    Raises UnsupportedAttentionError for soft caps, sinks, biases and whatever else is unknown here.
+    """
+    _refuse_unknown(module, attention_mask, dropout, rest)
+    batch = _current.get()
+    adapters, heads, tokens, _ = query_KHTD.shape
+    if tokens != batch.tokens:
+        raise UnsupportedAttentionError(f"{tokens} tokens in a row of {batch.tokens}")
+
+    def unfold(x_KHTD: Tensor) -> Tensor:  # -> [K·N, H, L, D]
+        count, longest = batch.pad_index_NL.shape
+        x = x_KHTD.index_select(2, batch.pad_index_NL.flatten())
+        x = x.unflatten(2, (count, longest)).transpose(1, 2)
+        return x.reshape(adapters * count, x_KHTD.shape[1], longest, x_KHTD.shape[3])
+
+    query, key, value = unfold(query_KHTD), unfold(key_KHTD), unfold(value_KHTD)
+    longest = query.shape[2]
+    window = None
+    if sliding_window is not None and sliding_window < longest:
+        window = _causal_window(longest, sliding_window, query.device)
+    out = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=window,
+        is_causal=window is None,
+        scale=scaling,
+        enable_gqa=key.shape[1] != heads,
+    )
+    # [K·N, H, L, D] -> [K, N·L, H, D] -> the tokens that are there
+    out = out.transpose(1, 2).reshape(adapters, -1, heads, out.shape[3])
+    return out.index_select(1, batch.unpad_index_T), None
+
+
+def _refuse_unknown(module: nn.Module, mask: Tensor | None, dropout: float, rest: dict[str, Any]) -> None:
+    if mask is not None or dropout:
+        raise UnsupportedAttentionError("a mask or dropout inside attention")
+    if getattr(module, "is_causal", True) is False or rest.get("is_causal") is False:
+        raise UnsupportedAttentionError("attention that looks ahead")
+    for name, value in rest.items():
+        if name not in _HARMLESS and value is not None and value is not False:
+            raise UnsupportedAttentionError(name)
+
+
+def _causal_window(length: int, window: int, device: torch.device) -> Tensor:
+    """[L, L], true where a query may look: back at most ``window`` - 1 tokens, itself included, as transformers counts it."""
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def register() -> None:
+    """Make the function known to transformers under ``NAME``. No mask function goes with it, so none is built."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, packed_attention)

@@ -1,0 +1,270 @@
+"""The frozen base model: found, loaded without running anything of its own, and run by its own code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rightrank.errors import ModelError, ResourceError, UnsafeModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A causal language model of transformers, its tokenizer, and what identifies them."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    fingerprint: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers that flow between its layers."""
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """As a person reads it: ``bfloat16``, ``4-bit``."""
+        if getattr(self.model, "is_loaded_in_4bit", False):
+            return "4-bit"
+        if getattr(self.model, "is_loaded_in_8bit", False):
+            return "8-bit"
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "num_hidden_layers", 0))
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the output head."""
+        head = self.model.get_output_embeddings()
+        return int(head.weight.shape[0]) if head is not None else int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the base, each counted once."""
+        return int(self.model.num_parameters())
+
+
+def pick_device(wanted: str | None = None) -> torch.device:
+    """The device asked for, else the first GPU, else the CPU."""
+    if wanted is not None:
+        try:
+            device = torch.device(wanted)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ResourceError(f"The device {wanted!r} cannot be used here.", "Try `--device cpu`.") from error
+        return device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    fast = any(
+        check() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if (check := getattr(torch.cpu, name, None))
+    )
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_base(
+    source: str | Path | nn.Module,
+    tokenizer: Any = None,
+    *,
+    device: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> BaseModel:
+    """Load a model from a folder, a GGUF file or a hub id, or take one that is loaded already.
+
+    Safetensors and GGUF only: pickled weights are refused, and so is code that comes with a model unless ``trust_remote_code``.
+    Raises ModelError, UnsafeModelError or ResourceError.
+    """
+    if not isinstance(source, (str, Path)):
+        return _take_loaded(source, tokenizer)
+    name = str(source)
+    where = _locate(name)
+    target = pick_device(device)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision or "main", **where.options}
+    with _explaining(name):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        words = tokenizer or AutoTokenizer.from_pretrained(where.path, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            where.path,
+            dtype=pick_dtype(target),
+            attn_implementation="sdpa",
+            use_safetensors=None if "gguf_file" in options else True,
+            **options,
+        )
+        if not getattr(model, "hf_device_map", None) and not getattr(model, "is_quantized", False):
+            model = model.to(target)
+        elif "gguf_file" in options:
+            model = model.to(target, pick_dtype(target))
+    return BaseModel(where.title, model, words, target, _fingerprint(model))
+
+
+def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer alone, found and refused as by ``load_base``."""
+    where = _locate(str(source))
+    with _explaining(str(source)):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(
+            where.path, trust_remote_code=trust_remote_code, revision=revision or "main", **where.options
+        )
+
+
+def _take_loaded(model: Any, tokenizer: Any) -> BaseModel:
+    if tokenizer is None:
+        raise ModelError("A loaded model needs its tokenizer.", "Pass `tokenizer=` as well.")
+    if not hasattr(model, "get_output_embeddings"):
+        raise ModelError(f"{type(model).__name__} is no model of transformers.", "Pass a causal language model of transformers.")
+    if getattr(model, "peft_config", None):
+        raise ModelError("The model carries adapters already.", "Pass the base model (`model.unload()`), or merge them first.")
+    device = model.get_input_embeddings().weight.device
+    name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    return BaseModel(name, model, tokenizer, device, _fingerprint(model))
+
+
+@dataclass(frozen=True)
+class _Place:
+    path: str
+    title: str
+    options: dict[str, Any]
+
+
+def _locate(name: str) -> _Place:
+    """Where transformers shall look, once everything that needs no model is checked."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return _Place(str(path.parent), path.stem, {"gguf_file": path.name})
+        if path.suffix in PICKLES:
+            raise _pickled(name)
+        raise ModelError(f"{name} is a file, not a model.", "Name the folder that holds config.json, or a .gguf file.")
+    if path.is_dir():
+        return _locate_folder(name, path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"There is no model at {name}.", "Name a folder with config.json, a .gguf file, or a hub id.")
+    return _Place(name, name, {})
+
+
+def _locate_folder(name: str, path: Path) -> _Place:
+    files = [file.name for file in path.iterdir() if file.is_file()]
+    ggufs = [file for file in files if file.endswith(".gguf")]
+    if "config.json" not in files and len(ggufs) == 1:
+        return _Place(str(path), ggufs[0].removesuffix(".gguf"), {"gguf_file": ggufs[0]})
+    if "adapter_config.json" in files and "config.json" not in files:
+        raise ModelError(f"{name} is an adapter, not a base model.", "Name the base model it was trained on.")
+    if "config.json" not in files:
+        raise ModelError(f"{name} holds no config.json.", "Name the folder of a transformers model, or a .gguf file.")
+    if not any(file.endswith(".safetensors") for file in files) and any(file.endswith(PICKLES) for file in files):
+        raise _pickled(name)
+    return _Place(str(path), path.name, {})
+
+
+def _pickled(name: str) -> UnsafeModelError:
+    return UnsafeModelError(
+        f"{name} holds pickled weights, which can run code when loaded.",
+        "Convert them to safetensors (`model.save_pretrained(DIR)` on a machine you trust) and name that folder.",
+    )
+
+
+@contextmanager
+def _explaining(name: str) -> Iterator[None]:
+    """Turn what transformers raises on a model that cannot be had into one sentence and its mend."""
+    try:
+        yield
+    except UnsafeModelError:
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        raise ResourceError(f"{name} does not fit into the GPU's memory.", "Use a quantised model, or a larger GPU.") from error
+    except MemoryError as error:
+        raise ResourceError(f"{name} does not fit into memory.", "Use a smaller or quantised model.") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise _explained(name, error) from error
+
+
+def _explained(name: str, error: Exception) -> ModelError | ResourceError:
+    text = str(error)
+    low = text.lower()
+    if "trust_remote_code" in low or "custom code" in low:
+        return UnsafeModelError(
+            f"{name} wants to run code of its own.", "If you trust its author, run again with `--trust-remote-code`."
+        )
+    if "gguf" in low and isinstance(error, ImportError):
+        return ModelError("Reading a GGUF model needs the gguf package.", "Run `pip install 'rightrank[gguf]'`.")
+    if "safetensors" in low and ("not appear to have" in low or "no file named" in low):
+        return _pickled(name)
+    if "alloc" in low and "memory" in low:
+        return ResourceError(f"{name} does not fit into memory.", "Use a smaller or quantised model.")
+    if "is not a local folder" in low or "couldn't connect" in low or "connection" in low or "offline" in low or "resolve" in low:
+        return ModelError(
+            f"{name} is no folder here and cannot be had from the hub.",
+            "Check the name, the network, and for gated models `hf auth login`.",
+        )
+    if "gated" in low or "401" in low or "403" in low:
+        return ModelError(f"{name} is gated.", "Accept its licence on the hub, then `hf auth login`.")
+    if isinstance(error, ImportError):
+        return ModelError(f"{name} needs a package that is missing: {_first_line(text)}.", "Install it, then run again.")
+    return ModelError(f"{name} cannot be loaded: {_first_line(text)}.", "Run with `--debug` for the whole story.")
+
+
+def _first_line(text: str) -> str:
+    printable = "".join(c for c in text.strip().split("\n")[0] if c.isprintable())
+    return (printable[:160] or "no reason given").rstrip(".")
+
+
+def _fingerprint(model: Any) -> str:
+    """16 hex digits of the configuration and of a few numbers of every weight: tells models apart, reads no whole tensor."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        sample = parameter.detach().flatten()[:: max(1, parameter.numel() // 16)][:16]
+        digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def returning(module: nn.Module, output: Any) -> Iterator[None]:
+    """Within this context, calling ``module`` returns ``output`` without computing anything."""
+    own = module.__dict__.get("forward")  # accelerate's hooks put one on the instance
+    module.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        del module.forward  # the class's own method shows again
+        if own is not None:
+            module.forward = own
+
+
+def run_head(model: Any, hidden_KSH: Tensor, output_type: type) -> Tensor:
+    """Logits [K, S, V] of last hidden states, by the model's own code: its head, soft cap and logit scale as they are.
+
+    The model's forward runs with its decoder replaced by one that returns ``hidden_KSH`` in an ``output_type``, the decoder's own.
+    """
+    placeholder = torch.zeros(hidden_KSH.shape[:2], dtype=torch.long, device=hidden_KSH.device)
+    with returning(model.base_model, output_type(last_hidden_state=hidden_KSH)):
+        logits: Tensor = model(input_ids=placeholder, use_cache=False).logits
+    return logits

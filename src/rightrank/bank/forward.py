@@ -1,0 +1,167 @@
+"""The model with a bank's adapters attached: its own forward over packed rows, its own head, and everything put back afterwards.
+
+Dimensions: K adapters, T tokens of the packed row, N examples in it, L longest of them, H hidden width, S trained positions,
+I and O numbers into and out of a layer.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+from rightrank.bank import attention
+from rightrank.bank.base_model import run_head
+from rightrank.bank.products import LoraProduct, grouped_products_run_here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jaxtyping import Float, Int
+    from torch import Tensor, nn
+
+    from rightrank.bank.adapters import AdapterBank, Module
+    from rightrank.bank.base_model import BaseModel
+    from rightrank.bank.batch import Batch
+
+# Logits held at once, in numbers: about 2.5 GiB on a GPU and 0.6 GiB on a CPU with their float32 copies and gradients. Assumed.
+LOGITS_ON_GPU = 1 << 28
+LOGITS_ON_CPU = 1 << 26
+
+
+class Forward:
+    """Runs ``base`` for every adapter of ``bank`` at once, or bare where ``bank`` is None. Use it as a context: leaving it restores the model.
+
+    ``packed``: rows without padding through our attention function; otherwise right-padded rows through the model's own.
+    """
+
+    def __init__(self, base: BaseModel, bank: AdapterBank | None = None, *, packed: bool = True, dropout: float = 0.0) -> None:
+        self.base = base
+        self.bank = bank
+        self.packed = packed
+        self.adapters = len(bank.specs) if bank is not None else 1
+        self.dropout = dropout
+        self.dropout_seed: int | None = None
+        self._grouped = bank is not None and grouped_products_run_here(bank.device, bank.dtype)
+        self._anchor = torch.zeros((), device=base.device, requires_grad=bank is not None)
+        self._stack = ExitStack()
+        self._output_type: type = object
+
+    def __enter__(self) -> Forward:
+        model = self.base.model
+        self._stack.enter_context(_frozen(model))
+        if self.packed:
+            self._stack.enter_context(_attention(model, attention.NAME))
+        if self.bank is not None:
+            named = dict(model.named_modules())
+            for index, module in enumerate(self.bank.modules):
+                handle = named[module.target.name].register_forward_hook(self._hook(module, index))
+                self._stack.callback(handle.remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def hidden(self, batch: Batch) -> Float[Tensor, "K T H"]:
+        """Last hidden states of every token, for every adapter."""
+        decoder = self.base.model.base_model
+        count, longest = batch.pad_index_NL.shape
+        if self.packed:
+            with attention.packed_as(batch):
+                out = decoder(
+                    input_ids=batch.token_ids_T.expand(self.adapters, -1),
+                    position_ids=batch.position_ids_T.expand(self.adapters, -1),
+                    use_cache=False,
+                )
+            self._output_type = type(out)
+            hidden_KTH: Tensor = out.last_hidden_state
+            return hidden_KTH
+        ids_NL = batch.token_ids_T[batch.pad_index_NL]
+        mask_NL = torch.zeros(count * longest, dtype=torch.long, device=ids_NL.device)
+        mask_NL[batch.unpad_index_T] = 1
+        out = decoder(
+            input_ids=ids_NL.repeat(self.adapters, 1),
+            attention_mask=mask_NL.view(count, longest).repeat(self.adapters, 1),
+            use_cache=False,
+        )
+        self._output_type = type(out)
+        hidden = out.last_hidden_state.reshape(self.adapters, count * longest, -1)
+        kept: Tensor = hidden.index_select(1, batch.unpad_index_T)
+        return kept
+
+    def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "K S"], Int[Tensor, "K S"]]:
+        """Nats of every trained token, and 1 where it is the greedy choice, for every adapter."""
+        hidden_KSH = self.hidden(batch).index_select(1, batch.predicts_S)
+        rows_MH = hidden_KSH.flatten(0, 1)
+        targets_M = batch.targets_S.repeat(self.adapters)
+        limit = LOGITS_ON_GPU if self.base.device.type == "cuda" else LOGITS_ON_CPU
+        size = max(1, limit // self.base.vocabulary)
+        losses, rights = [], []
+        for start in range(0, len(targets_M), size):
+            piece = rows_MH[start : start + size], targets_M[start : start + size]
+            if torch.is_grad_enabled() and len(targets_M) > size:
+                loss, right = checkpoint(self._head_loss, *piece, use_reentrant=False, preserve_rng_state=False)
+            else:
+                loss, right = self._head_loss(*piece)
+            losses.append(loss)
+            rights.append(right)
+        shape = (self.adapters, len(batch.targets_S))
+        return torch.cat(losses).view(shape), torch.cat(rights).view(shape)
+
+    def _head_loss(self, rows_MH: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
+        logits_MV = run_head(self.base.model, rows_MH[None], self._output_type)[0]
+        with torch.no_grad():
+            right_M = (logits_MV.argmax(-1) == targets_M).long()
+        wide = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
+        return F.cross_entropy(wide, targets_M, reduction="none"), right_M
+
+    def _hook(self, module: Module, index: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def add_adapters(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            x_KTI = inputs[0].reshape(self.adapters, -1, inputs[0].shape[-1])
+            x_KTI = self._drop(x_KTI.to(module.a_RI.dtype), index)
+            update: Tensor = LoraProduct.apply(x_KTI, self._anchor, module, self._grouped)
+            return output + update.view(output.shape).to(output.dtype)
+
+        return add_adapters
+
+    def _drop(self, x_KTI: Tensor, index: int) -> Tensor:
+        """LoRA dropout, one mask for all adapters: paired runs lose the same inputs."""
+        if self.dropout_seed is None or not self.dropout:
+            return x_KTI
+        generator = torch.Generator(x_KTI.device).manual_seed(self.dropout_seed * 100_003 + index)
+        noise_TI = torch.rand(x_KTI.shape[1:], generator=generator, device=x_KTI.device)
+        return x_KTI * (noise_TI >= self.dropout).to(x_KTI.dtype) / (1 - self.dropout)
+
+
+@contextmanager
+def _frozen(model: Any) -> Iterator[None]:
+    """eval() and no gradients for the base's own weights; both as before on leaving."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _attention(model: Any, name: str) -> Iterator[None]:
+    """The model's attention function replaced by the registered one of that ``name``."""
+    attention.register()
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(name)
+        if model.config._attn_implementation != name:
+            raise attention.UnsupportedAttentionError("the attention function cannot be chosen")
+        yield
+    finally:
+        model.set_attn_implementation(before)

@@ -1,0 +1,259 @@
+"""The answer and everything that backs it, as saved in ``recommendation.json``. Reports and exports read this and nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rightrank.errors import DataError, UserError
+from rightrank.recipe import Recipe
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+SCHEMA_VERSION = 1
+
+Status = Literal["NO_GAIN", "UNDECIDED", "FLAT", "CEILING", "SETTLED"]
+Source = Literal["measured", "extrapolated", "derived", "published", "assumed"]
+Verdict = Literal["best", "as good", "worse", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number, its 95 % interval where it has one, its unit, and where it comes from."""
+
+    value: float
+    unit: str
+    source: Source
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to type into a trainer. Plain LoRA: the update is scaled by alpha / rank."""
+
+    rank: int
+    alpha: float
+    learning_rate: float
+    epochs: float
+    target_modules: tuple[str, ...]
+    """Names as PEFT's ``target_modules`` takes them (suffixes of module names)."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One line of the table of choices: a rank at its best learning rate, a popular default, or the user's own config."""
+
+    label: str
+    """``r=16``, ``guide r=16 a=32 2e-4``, ``yours r=32 a=16 2e-4``."""
+    kind: Literal["tuned", "guide", "yours"]
+    rank: int
+    alpha: float
+    learning_rate: float
+    verdict: Verdict
+    loss: Figure
+    """Held-out nats a token."""
+    gain_lost: Figure
+    """Percent of what the best choice gains over the base model that this one gives away."""
+    exact: Figure | None
+    """Percent of held-out examples whose whole completion is the greedy choice under teacher forcing."""
+    tokens_right: Figure | None
+    """Percent of held-out completion tokens that are the greedy choice under teacher forcing."""
+    train_gib: Figure
+    """Memory of training this one adapter with the recipe, GiB (2**30 bytes)."""
+    adapter_mb: float
+    """Size of the saved adapter in 16-bit weights, MB (10**6 bytes)."""
+
+
+@dataclass(frozen=True)
+class MeasuredPoint:
+    """One finished training run, summed over the held-out examples it was evaluated on."""
+
+    rank: int
+    alpha: float
+    learning_rate: float
+    seed: int
+    examples: int
+    steps: int
+    loss: float | None
+    """Held-out nats a token on *decide*; None where the run diverged."""
+    gain_lost: Figure | None
+    """Percent, against the best run on the same number of training examples."""
+    train_loss: float | None
+    """Training nats a token over the last tenth of the steps."""
+    role: Literal["learning rate", "rank", "seed", "guide", "yours"]
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Two choices closer than this count as the same. The smaller of its two readings."""
+
+    used: Figure
+    """Nats a token."""
+    one_percent_of_gain: Figure
+    ten_percent_more_data: Figure | None
+    """Held-out nats a token that 10 % more data would buy; None where the ladder cannot tell."""
+    as_percent_of_gain: float
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """Something that would turn "cannot tell yet" into an answer, and its price."""
+
+    command: str
+    why: str
+    minutes: Figure | None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    name: str
+    """As the user named it."""
+    architecture: str
+    fingerprint: str
+    parameters: int
+    layers: int
+    dtype: str
+    """Of the frozen base while it was probed: ``bfloat16``, ``4-bit`` …"""
+    target_modules: tuple[str, ...]
+    not_adapted: tuple[str, ...]
+    """Weights that exist but get no adapter, named: fused experts, embeddings …"""
+    path: str
+    """Which implementation ran the model: ``packed`` or ``padded`` (the slower one), and why."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    name: str
+    format: str
+    """``Alpaca``, ``prompt/completion``, ``messages``, ``ShareGPT``, ``text``."""
+    fingerprint: str
+    rows: int
+    train: int
+    decide: int
+    score: int
+    truncated: int
+    dropped: int
+    """Rows not used: over-long under ``drop``, or nothing left to train on."""
+    duplicates: int
+    """Rows identical to an earlier one; kept, but on the same side of the split."""
+    trained_tokens: int
+    """Tokens the loss is taken on, in the training part."""
+    total_tokens: int
+    template: str
+    """``chat template of the tokenizer`` or ``none``."""
+    held_out_from: Literal["split by prompt", "--eval-data"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    planned_minutes: float
+    took_minutes: float
+    runs: float
+    """Adapter-tokens of the probe over those of one run of the user's recipe on all the data (evaluation counted half)."""
+    peak_gib: float
+    device: str
+    resolvable: Figure | None
+    """Smallest difference, in percent of the gain, that the held-out examples can resolve at 95 %."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    created: str
+    """ISO 8601, UTC."""
+    command: str
+    seed: int
+    versions: dict[str, str]
+    interrupted: bool
+    run_directory: str
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer: what to use, how sure that is, and the evidence. ``rightrank.recommend`` returns one."""
+
+    status: Status
+    headline: str
+    """One sentence, in the reader's words."""
+    reasons: tuple[str, ...]
+    """Why this answer and no other, a sentence each."""
+    choice: Choice
+    """SETTLED, FLAT, CEILING: the answer. NO_GAIN, UNDECIDED: what is safe to use meanwhile."""
+    worst_case: Figure
+    """Percent of the gain that ``choice`` may give away (upper end of its 95 % interval)."""
+    options: tuple[Option, ...]
+    points: tuple[MeasuredPoint, ...]
+    margin: Margin
+    base_loss: Figure
+    best_loss: Figure
+    gain: Figure
+    """Base loss minus best loss, nats a token."""
+    frequency_loss: Figure
+    """Nats a token of a model that only knows how often each token occurs."""
+    ruled_out: tuple[int, ...]
+    """Ranks shown to lose more than the margin, each at its best learning rate."""
+    to_decide: tuple[NextStep, ...]
+    more_data: tuple[str, ...]
+    """How the answer would move with 2 × and 10 × the data, a sentence each, or that this cannot be told."""
+    model: ModelFacts
+    data: DataFacts
+    recipe: Recipe
+    cost: Cost
+    provenance: Provenance
+    warnings: tuple[str, ...] = ()
+    schema: int = field(default=SCHEMA_VERSION)
+
+    def to_json(self) -> str:
+        """This answer as JSON; numbers that do not exist are null."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recommendation:
+        """The answer that ``to_json`` wrote. Raises DataError where it is none, or of another schema."""
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            raw: Any = json.loads(text)
+            if not isinstance(raw, dict) or raw.get("schema") != SCHEMA_VERSION:
+                raise DataError("This is no recommendation of this version of rightrank.", "Run `rightrank recommend` again.")
+            return TypeAdapter(cls).validate_python(raw)
+        except (ValidationError, ValueError, RecursionError) as error:
+            raise DataError("This recommendation file is damaged.", "Run `rightrank recommend` again.") from error
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``recommendation.json`` into ``directory`` (made if need be) and return its path."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "recommendation.json"
+        path.write_text(self.to_json(), encoding="utf-8")
+        return path
+
+    def peft_arguments(self) -> dict[str, Any]:
+        """Arguments of ``peft.LoraConfig`` for ``choice``, in JSON's types."""
+        alpha = self.choice.alpha
+        return {
+            "r": self.choice.rank,
+            "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+            "lora_dropout": self.recipe.dropout,
+            "target_modules": list(self.choice.target_modules),
+            "bias": "none",
+            "use_rslora": False,
+            "task_type": "CAUSAL_LM",
+        }
+
+    def to_peft(self) -> LoraConfig:
+        """``choice`` as a ``peft.LoraConfig``. Raises UserError where PEFT is not installed."""
+        try:
+            from peft import LoraConfig
+        except ImportError as error:
+            raise UserError("PEFT is not installed.", "Run `pip install peft`.") from error
+        return LoraConfig(**self.peft_arguments())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from rightrank.recommendation_html import notebook_html
+
+        return notebook_html(self)
