@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping  # noqa: TC003  (pydantic resolves it at run time)
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rightrank.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Schedule = Literal["linear", "cosine", "constant"]
 LossOn = Literal["completion", "all"]
@@ -104,7 +102,8 @@ def alpha_for(rank: int) -> int:
 
     Rounded to a whole number, since most trainers' configs take no other; measurements use the rounded one.
     """
-    return round(ALPHA_AT_16 * (rank / 16) ** (1 - SCALE_EXPONENT))
+    exact: float = ALPHA_AT_16 * (rank / 16) ** (1 - SCALE_EXPONENT)
+    return round(exact)
 
 
 def equivalent_learning_rate(rank: int, alpha: float, learning_rate: float) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rightrank.errors import DataError, UserError
-from rightrank.recipe import Recipe
+from rightrank.recipe import Recipe  # noqa: TC001  (pydantic resolves it at run time)
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -110,6 +110,8 @@ class NextStep:
 
 @dataclass(frozen=True)
 class ModelFacts:
+    """The base model as it was probed."""
+
     name: str
     """As the user named it."""
     architecture: str
@@ -127,6 +129,8 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
+    """The data set as it was understood."""
+
     name: str
     format: str
     """``Alpaca``, ``prompt/completion``, ``messages``, ``ShareGPT``, ``text``."""
@@ -150,6 +154,8 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Cost:
+    """What the probe took."""
+
     planned_minutes: float
     took_minutes: float
     runs: float
@@ -162,6 +168,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Provenance:
+    """What is needed to do it again."""
+
     created: str
     """ISO 8601, UTC."""
     command: str
@@ -182,8 +190,8 @@ class Recommendation:
     """Why this answer and no other, a sentence each."""
     choice: Choice
     """SETTLED, FLAT, CEILING: the answer. NO_GAIN, UNDECIDED: what is safe to use meanwhile."""
-    worst_case: Figure
-    """Percent of the gain that ``choice`` may give away (upper end of its 95 % interval)."""
+    worst_case: Figure | None
+    """Percent of the gain that ``choice`` may give away (upper end of its 95 % interval); None where nothing bounds it."""
     options: tuple[Option, ...]
     points: tuple[MeasuredPoint, ...]
     margin: Margin
@@ -218,10 +226,15 @@ class Recommendation:
         try:
             raw: Any = json.loads(text)
             if not isinstance(raw, dict) or raw.get("schema") != SCHEMA_VERSION:
-                raise DataError("This is no recommendation of this version of rightrank.", "Run `rightrank recommend` again.")
+                raise DataError(
+                    "This is no recommendation of this version of rightrank.",
+                    "Run `rightrank recommend` again.",
+                )
             return TypeAdapter(cls).validate_python(raw)
         except (ValidationError, ValueError, RecursionError) as error:
-            raise DataError("This recommendation file is damaged.", "Run `rightrank recommend` again.") from error
+            raise DataError(
+                "This recommendation file is damaged.", "Run `rightrank recommend` again."
+            ) from error
 
     def save(self, directory: str | Path) -> Path:
         """Write ``recommendation.json`` into ``directory`` (made if need be) and return its path."""

@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from tiny import random_examples, tiny_model
 
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.base_model import load_base
@@ -16,6 +15,7 @@ from rightrank.bank.optimizer import BankOptimizer
 from rightrank.bank.step import batches, gradients
 from rightrank.bank.targets import find_targets, target_suffixes
 from rightrank.recipe import Recipe, learning_rate_factor
+from tiny import random_examples, tiny_model
 
 STEPS = 20
 RECIPE = Recipe(epochs=4, batch_size=4, weight_decay=0.01, max_grad_norm=0.5)
@@ -48,7 +48,9 @@ def peft_run(model, spec: AdapterSpec, start: AdapterBank, index: int):
             layer.lora_A.default.weight.copy_(module.master_a[index])
             layer.lora_B.default.weight.copy_(module.master_b[index].t())
             parameters += [layer.lora_A.default.weight, layer.lora_B.default.weight]
-    adamw = torch.optim.AdamW(parameters, lr=0.0, betas=RECIPE.adam_betas, eps=RECIPE.adam_epsilon, weight_decay=RECIPE.weight_decay)
+    adamw = torch.optim.AdamW(
+        parameters, lr=0.0, betas=RECIPE.adam_betas, eps=RECIPE.adam_epsilon, weight_decay=RECIPE.weight_decay
+    )
     losses = []
     for step, chosen in enumerate(batches(len(EXAMPLES), RECIPE, seed=1)):
         picked = [EXAMPLES[i] for i in chosen]
@@ -57,10 +59,20 @@ def peft_run(model, spec: AdapterSpec, start: AdapterBank, index: int):
         ids = batch.token_ids_T[batch.pad_index_NL]
         lengths = torch.tensor(batch.lengths_N)[:, None]
         within = torch.arange(ids.shape[1])[None]
-        trained = torch.stack([torch.nn.functional.pad(torch.from_numpy(e.trained_T), (0, ids.shape[1] - len(e.trained_T))) for e in picked])
+        trained = torch.stack(
+            [
+                torch.nn.functional.pad(torch.from_numpy(e.trained_T), (0, ids.shape[1] - len(e.trained_T)))
+                for e in picked
+            ]
+        )
         labels = ids.masked_fill(~trained, -100)
         logits = peft(input_ids=ids, attention_mask=(within < lengths).long()).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum") / total
+        loss = (
+            torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+            )
+            / total
+        )
         adamw.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, RECIPE.max_grad_norm)
@@ -83,7 +95,8 @@ def bank_run(model, specs, *, packed: bool = True, capacity: int = 1000):
             optimizer.step(loss_K)
             losses.append(loss_K.tolist())
     norms = [
-        [part[k].norm().item() for module in bank.modules for part in (module.master_a, module.master_b)] for k in range(len(specs))
+        [part[k].norm().item() for module in bank.modules for part in (module.master_a, module.master_b)]
+        for k in range(len(specs))
     ]
     return [list(column) for column in zip(*losses, strict=True)], norms, optimizer
 
@@ -99,7 +112,9 @@ def test_three_adapters_equal_three_peft_runs(kind, packed, capacity):
         assert len(expected) == STEPS
         assert losses[k] == pytest.approx(expected, rel=1e-5)
         assert norms[k] == pytest.approx(expected_norms, rel=1e-5)
-        assert abs(expected[-1] - expected[0]) > 1e-2, "training must have moved the loss, or equality says little"
+        assert abs(expected[-1] - expected[0]) > 1e-2, (
+            "training must have moved the loss, or equality says little"
+        )
 
 
 def test_float32_losses_agree_to_1e_4():
@@ -111,7 +126,10 @@ def test_float32_losses_agree_to_1e_4():
         assert losses[k] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("neighbour", [AdapterSpec(rank=5, alpha=10, learning_rate=1e-3), AdapterSpec(rank=5, alpha=1e9, learning_rate=1e300)])
+@pytest.mark.parametrize(
+    "neighbour",
+    [AdapterSpec(rank=5, alpha=10, learning_rate=1e-3), AdapterSpec(rank=5, alpha=1e9, learning_rate=1e300)],
+)
 def test_a_neighbour_changes_nothing_even_when_it_diverges(neighbour):
     model = tiny_model("llama")
     alone, norms_alone, _ = bank_run(model, SPECS[:1])

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 
 from rightrank.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jaxtyping import Float
     from torch import Tensor
 
     from rightrank.bank.targets import Target
@@ -83,7 +83,12 @@ class AdapterBank:
     """The adapters' numbers. ``refresh`` copies the masters into the working copies after every update."""
 
     def __init__(
-        self, targets: Sequence[Target], specs: Sequence[AdapterSpec], *, device: torch.device, dtype: torch.dtype
+        self,
+        targets: Sequence[Target],
+        specs: Sequence[AdapterSpec],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         check_ranks(targets, specs)
         self.targets = tuple(targets)
@@ -92,10 +97,12 @@ class AdapterBank:
         self.dtype = dtype
         master_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self.masters = [
-            torch.zeros(adapter_parameters(targets, spec), dtype=master_dtype, device=device) for spec in specs
+            torch.zeros(adapter_parameters(targets, spec), dtype=master_dtype, device=device)
+            for spec in specs
         ]
-        for master in self.masters:
-            master.grad = torch.zeros_like(master)
+        self.gradients = [torch.zeros_like(master) for master in self.masters]
+        for master, gradient in zip(self.masters, self.gradients, strict=True):
+            master.grad = gradient  # where AdamW looks for it
         self.modules = self._lay_out()
         self.initialise()
 
@@ -112,15 +119,12 @@ class AdapterBank:
                 scale[start : start + ranks[k]] = spec.scale_of(index)
                 for kind, width in (("a", target.width_in), ("b", target.width_out)):
                     span = slice(offsets[k], offsets[k] + ranks[k] * width)
-                    gradient = self.masters[k].grad
-                    assert gradient is not None
                     views[f"master_{kind}"].append(self.masters[k][span].view(ranks[k], width))
-                    views[f"grad_{kind}"].append(gradient[span].view(ranks[k], width))
+                    views[f"grad_{kind}"].append(self.gradients[k][span].view(ranks[k], width))
                     offsets[k] += ranks[k] * width
             ends = torch.tensor(padded, dtype=torch.int64).cumsum(0).to(self.device, torch.int32)
-            empty = {"device": self.device, "dtype": self.dtype}
-            a_RI = torch.zeros(sum(padded), target.width_in, **empty)
-            b_RO = torch.zeros(sum(padded), target.width_out, **empty)
+            a_RI = torch.zeros(sum(padded), target.width_in, device=self.device, dtype=self.dtype)
+            b_RO = torch.zeros(sum(padded), target.width_out, device=self.device, dtype=self.dtype)
             modules.append(Module(target, ranks, ends, scale, a_RI, b_RO, **views))
         working = [
             (copy[module.rows(k)], masters[k])
@@ -133,7 +137,10 @@ class AdapterBank:
         return modules
 
     def initialise(self) -> None:
-        """A as PEFT starts it, uniform in ±1/sqrt(width in); B zero. Adapters of one seed start nested: a smaller A is the top of a larger one."""
+        """A as PEFT starts it, uniform in ±1/sqrt(width in); B zero.
+
+        Adapters of one seed start nested: a smaller A is the top of a larger one.
+        """
         for index, module in enumerate(self.modules):
             for k, spec in enumerate(self.specs):
                 module.master_b[k].zero_()
@@ -149,17 +156,14 @@ class AdapterBank:
 
     def zero_gradients(self) -> None:
         """Forget the last step's gradients."""
-        for master in self.masters:
-            assert master.grad is not None
-            master.grad.zero_()
+        for gradient in self.gradients:
+            gradient.zero_()
 
     @torch.no_grad()
     def silence(self, adapter: int) -> None:
         """Set a diverged adapter to zero, so that it computes finite numbers and disturbs no neighbour."""
         self.masters[adapter].zero_()
-        gradient = self.masters[adapter].grad
-        assert gradient is not None
-        gradient.zero_()
+        self.gradients[adapter].zero_()
         self.refresh()
 
 
@@ -172,7 +176,10 @@ def initial_a(width_in: int, rank: int, *, seed: int, target: int) -> Float[Tens
     digest = hashlib.sha256(f"rightrank A {seed} {target}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     block = 8
-    drawn = [torch.rand(block, width_in, generator=generator, dtype=torch.float64) for _ in range(-(-rank // block))]
+    drawn = [
+        torch.rand(block, width_in, generator=generator, dtype=torch.float64)
+        for _ in range(-(-rank // block))
+    ]
     return (torch.cat(drawn)[:rank] * 2 - 1) / math.sqrt(width_in)
 
 

@@ -56,7 +56,11 @@ class BaseModel:
     def vocabulary(self) -> int:
         """Rows of the output head."""
         head = self.model.get_output_embeddings()
-        return int(head.weight.shape[0]) if head is not None else int(self.model.config.get_text_config().vocab_size)
+        return (
+            int(head.weight.shape[0])
+            if head is not None
+            else int(self.model.config.get_text_config().vocab_size)
+        )
 
     @property
     def parameters(self) -> int:
@@ -71,7 +75,9 @@ def pick_device(wanted: str | None = None) -> torch.device:
             device = torch.device(wanted)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise ResourceError(f"The device {wanted!r} cannot be used here.", "Try `--device cpu`.") from error
+            raise ResourceError(
+                f"The device {wanted!r} cannot be used here.", "Try `--device cpu`."
+            ) from error
         return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -81,7 +87,9 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     fast = any(
-        check() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if (check := getattr(torch.cpu, name, None))
+        check()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        if (check := getattr(torch.cpu, name, None))
     )
     return torch.bfloat16 if fast else torch.float32
 
@@ -104,7 +112,11 @@ def load_base(
     name = str(source)
     where = _locate(name)
     target = pick_device(device)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision or "main", **where.options}
+    options: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "revision": revision or "main",
+        **where.options,
+    }
     with _explaining(name):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -115,15 +127,31 @@ def load_base(
             attn_implementation="sdpa",
             use_safetensors=None if "gguf_file" in options else True,
             **options,
+            **_dense_gguf(options),
         )
-        if not getattr(model, "hf_device_map", None) and not getattr(model, "is_quantized", False):
+        if not getattr(model, "hf_device_map", None) and (
+            "gguf_file" in options or not getattr(model, "is_quantized", False)
+        ):
             model = model.to(target)
-        elif "gguf_file" in options:
-            model = model.to(target, pick_dtype(target))
     return BaseModel(where.title, model, words, target, _fingerprint(model))
 
 
-def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def _dense_gguf(options: dict[str, Any]) -> dict[str, Any]:
+    """Have a GGUF's weights unpacked: packed ones are slower to multiply many times, and their layers are no nn.Linear.
+
+    transformers before 5.18 knows nothing else and takes no such setting.
+    """
+    if "gguf_file" not in options:
+        return {}
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+def load_tokenizer(
+    source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """The tokenizer alone, found and refused as by ``load_base``."""
     where = _locate(str(source))
     with _explaining(str(source)):
@@ -138,9 +166,15 @@ def _take_loaded(model: Any, tokenizer: Any) -> BaseModel:
     if tokenizer is None:
         raise ModelError("A loaded model needs its tokenizer.", "Pass `tokenizer=` as well.")
     if not hasattr(model, "get_output_embeddings"):
-        raise ModelError(f"{type(model).__name__} is no model of transformers.", "Pass a causal language model of transformers.")
+        raise ModelError(
+            f"{type(model).__name__} is no model of transformers.",
+            "Pass a causal language model of transformers.",
+        )
     if getattr(model, "peft_config", None):
-        raise ModelError("The model carries adapters already.", "Pass the base model (`model.unload()`), or merge them first.")
+        raise ModelError(
+            "The model carries adapters already.",
+            "Pass the base model (`model.unload()`), or merge them first.",
+        )
     device = model.get_input_embeddings().weight.device
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     return BaseModel(name, model, tokenizer, device, _fingerprint(model))
@@ -161,11 +195,15 @@ def _locate(name: str) -> _Place:
             return _Place(str(path.parent), path.stem, {"gguf_file": path.name})
         if path.suffix in PICKLES:
             raise _pickled(name)
-        raise ModelError(f"{name} is a file, not a model.", "Name the folder that holds config.json, or a .gguf file.")
+        raise ModelError(
+            f"{name} is a file, not a model.", "Name the folder that holds config.json, or a .gguf file."
+        )
     if path.is_dir():
         return _locate_folder(name, path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ModelError(f"There is no model at {name}.", "Name a folder with config.json, a .gguf file, or a hub id.")
+        raise ModelError(
+            f"There is no model at {name}.", "Name a folder with config.json, a .gguf file, or a hub id."
+        )
     return _Place(name, name, {})
 
 
@@ -177,8 +215,12 @@ def _locate_folder(name: str, path: Path) -> _Place:
     if "adapter_config.json" in files and "config.json" not in files:
         raise ModelError(f"{name} is an adapter, not a base model.", "Name the base model it was trained on.")
     if "config.json" not in files:
-        raise ModelError(f"{name} holds no config.json.", "Name the folder of a transformers model, or a .gguf file.")
-    if not any(file.endswith(".safetensors") for file in files) and any(file.endswith(PICKLES) for file in files):
+        raise ModelError(
+            f"{name} holds no config.json.", "Name the folder of a transformers model, or a .gguf file."
+        )
+    if not any(file.endswith(".safetensors") for file in files) and any(
+        file.endswith(PICKLES) for file in files
+    ):
         raise _pickled(name)
     return _Place(str(path), path.name, {})
 
@@ -198,9 +240,13 @@ def _explaining(name: str) -> Iterator[None]:
     except UnsafeModelError:
         raise
     except torch.cuda.OutOfMemoryError as error:
-        raise ResourceError(f"{name} does not fit into the GPU's memory.", "Use a quantised model, or a larger GPU.") from error
+        raise ResourceError(
+            f"{name} does not fit into the GPU's memory.", "Use a quantised model, or a larger GPU."
+        ) from error
     except MemoryError as error:
-        raise ResourceError(f"{name} does not fit into memory.", "Use a smaller or quantised model.") from error
+        raise ResourceError(
+            f"{name} does not fit into memory.", "Use a smaller or quantised model."
+        ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise _explained(name, error) from error
 
@@ -210,15 +256,24 @@ def _explained(name: str, error: Exception) -> ModelError | ResourceError:
     low = text.lower()
     if "trust_remote_code" in low or "custom code" in low:
         return UnsafeModelError(
-            f"{name} wants to run code of its own.", "If you trust its author, run again with `--trust-remote-code`."
+            f"{name} wants to run code of its own.",
+            "If you trust its author, run again with `--trust-remote-code`.",
         )
     if "gguf" in low and isinstance(error, ImportError):
-        return ModelError("Reading a GGUF model needs the gguf package.", "Run `pip install 'rightrank[gguf]'`.")
+        return ModelError(
+            "Reading a GGUF model needs the gguf package.", "Run `pip install 'rightrank[gguf]'`."
+        )
     if "safetensors" in low and ("not appear to have" in low or "no file named" in low):
         return _pickled(name)
     if "alloc" in low and "memory" in low:
         return ResourceError(f"{name} does not fit into memory.", "Use a smaller or quantised model.")
-    if "is not a local folder" in low or "couldn't connect" in low or "connection" in low or "offline" in low or "resolve" in low:
+    if (
+        "is not a local folder" in low
+        or "couldn't connect" in low
+        or "connection" in low
+        or "offline" in low
+        or "resolve" in low
+    ):
         return ModelError(
             f"{name} is no folder here and cannot be had from the hub.",
             "Check the name, the network, and for gated models `hf auth login`.",
@@ -226,8 +281,12 @@ def _explained(name: str, error: Exception) -> ModelError | ResourceError:
     if "gated" in low or "401" in low or "403" in low:
         return ModelError(f"{name} is gated.", "Accept its licence on the hub, then `hf auth login`.")
     if isinstance(error, ImportError):
-        return ModelError(f"{name} needs a package that is missing: {_first_line(text)}.", "Install it, then run again.")
-    return ModelError(f"{name} cannot be loaded: {_first_line(text)}.", "Run with `--debug` for the whole story.")
+        return ModelError(
+            f"{name} needs a package that is missing: {_first_line(text)}.", "Install it, then run again."
+        )
+    return ModelError(
+        f"{name} cannot be loaded: {_first_line(text)}.", "Run with `--debug` for the whole story."
+    )
 
 
 def _first_line(text: str) -> str:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from jaxtyping import Int
 
     from rightrank.data import TokenizedExample
 
@@ -83,7 +84,9 @@ def trained_tokens(example: TokenizedExample) -> int:
     return int(example.trained_T[1:].sum())
 
 
-def split_to_capacity(examples: Sequence[TokenizedExample], capacity: int) -> Iterator[list[TokenizedExample]]:
+def split_to_capacity(
+    examples: Sequence[TokenizedExample], capacity: int
+) -> Iterator[list[TokenizedExample]]:
     """Consecutive examples grouped so that no group has more than ``capacity`` tokens, unless one example alone does."""
     group: list[TokenizedExample] = []
     tokens = 0

@@ -49,8 +49,12 @@ def evaluate(
         batch = Batch.of(group, forward.base.device)
         loss_KS, right_KS = forward.token_losses(batch)
         size = (forward.adapters, len(group))
-        sums = torch.zeros(size, dtype=torch.float64, device=loss_KS.device).index_add_(1, batch.example_S, loss_KS.double())
-        hits = torch.zeros(size, dtype=torch.long, device=loss_KS.device).index_add_(1, batch.example_S, right_KS)
+        sums = torch.zeros(size, dtype=torch.float64, device=loss_KS.device).index_add_(
+            1, batch.example_S, loss_KS.double()
+        )
+        hits = torch.zeros(size, dtype=torch.long, device=loss_KS.device).index_add_(
+            1, batch.example_S, right_KS
+        )
         where = order[place : place + len(group)]
         loss_KE[:, where] = sums.cpu().numpy()
         right_KE[:, where] = hits.cpu().numpy()

@@ -33,12 +33,16 @@ LOGITS_ON_CPU = 1 << 26
 
 
 class Forward:
-    """Runs ``base`` for every adapter of ``bank`` at once, or bare where ``bank`` is None. Use it as a context: leaving it restores the model.
+    """Runs ``base`` for every adapter of ``bank`` at once, or bare where ``bank`` is None.
+
+    Use it as a context: leaving it restores the model.
 
     ``packed``: rows without padding through our attention function; otherwise right-padded rows through the model's own.
     """
 
-    def __init__(self, base: BaseModel, bank: AdapterBank | None = None, *, packed: bool = True, dropout: float = 0.0) -> None:
+    def __init__(
+        self, base: BaseModel, bank: AdapterBank | None = None, *, packed: bool = True, dropout: float = 0.0
+    ) -> None:
         self.base = base
         self.bank = bank
         self.packed = packed
@@ -103,7 +107,9 @@ class Forward:
         for start in range(0, len(targets_M), size):
             piece = rows_MH[start : start + size], targets_M[start : start + size]
             if torch.is_grad_enabled() and len(targets_M) > size:
-                loss, right = checkpoint(self._head_loss, *piece, use_reentrant=False, preserve_rng_state=False)
+                loss, right = checkpoint(
+                    self._head_loss, *piece, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 loss, right = self._head_loss(*piece)
             losses.append(loss)

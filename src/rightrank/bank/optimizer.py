@@ -39,7 +39,7 @@ class BankOptimizer:
 
         Returns each adapter's gradient norm before clipping.
         """
-        gradients = [master.grad for master in self.bank.masters]
+        gradients = self.bank.gradients
         norm_K = torch.stack(torch._foreach_norm(gradients))
         norms, losses = torch.stack([norm_K.double(), loss_K.to(norm_K.device).double()]).tolist()
         for k, (norm, loss) in enumerate(zip(norms, losses, strict=True)):
@@ -49,7 +49,8 @@ class BankOptimizer:
         if self.recipe.max_grad_norm > 0:
             # As torch.nn.utils.clip_grad_norm_ does it, an adapter at a time.
             shrink_K = (self.recipe.max_grad_norm / (norm_K + 1e-6)).clamp(max=1.0).nan_to_num(0.0)
-            torch._foreach_mul_(gradients, list(shrink_K.unbind()))
+            for gradient, shrink in zip(gradients, shrink_K.unbind(), strict=True):
+                gradient.mul_(shrink)
         factor = learning_rate_factor(self.recipe, self.done, self.steps)
         for k, (group, spec) in enumerate(zip(self._adamw.param_groups, self.bank.specs, strict=True)):
             group["lr"] = 0.0 if self.diverged[k] else spec.learning_rate * factor

@@ -11,17 +11,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.targets import target_suffixes
 from rightrank.errors import ConfigurationError, ResourceError, UnsafeModelError
 
 if TYPE_CHECKING:
-    from rightrank.bank.adapters import AdapterBank
+    from rightrank.bank.adapters import AdapterBank, AdapterSpec
 
 PREFIX = "base_model.model."
 
 
-def export_adapter(bank: AdapterBank, adapter: int, directory: str | Path, *, base_name: str, dropout: float = 0.0) -> Path:
+def export_adapter(
+    bank: AdapterBank, adapter: int, directory: str | Path, *, base_name: str, dropout: float = 0.0
+) -> Path:
     """Write one adapter of ``bank`` as a PEFT directory and return it.
 
     Modules of other ranks go into ``rank_pattern``; their alpha into ``alpha_pattern``, so that the scale stays alpha / rank of the
@@ -34,21 +35,29 @@ def export_adapter(bank: AdapterBank, adapter: int, directory: str | Path, *, ba
         if module.ranks_K[adapter]:
             name = PREFIX + module.target.name
             tensors[f"{name}.lora_A.weight"] = module.master_a[adapter].detach().cpu().clone().contiguous()
-            tensors[f"{name}.lora_B.weight"] = module.master_b[adapter].detach().t().cpu().clone().contiguous()
+            tensors[f"{name}.lora_B.weight"] = (
+                module.master_b[adapter].detach().t().cpu().clone().contiguous()
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = _config(bank, adapter, spec, base_name, dropout)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        raise ResourceError(f"The adapter cannot be written to {folder}.", "Free some space, or name another folder.") from error
+        raise ResourceError(
+            f"The adapter cannot be written to {folder}.", "Free some space, or name another folder."
+        ) from error
     return folder
 
 
-def _config(bank: AdapterBank, adapter: int, spec: AdapterSpec, base_name: str, dropout: float) -> dict[str, Any]:
+def _config(
+    bank: AdapterBank, adapter: int, spec: AdapterSpec, base_name: str, dropout: float
+) -> dict[str, Any]:
     used = [module for module in bank.modules if module.ranks_K[adapter]]
     common = Counter(module.ranks_K[adapter] for module in used).most_common(1)[0][0]
-    odd = {module.target.name: module.ranks_K[adapter] for module in used if module.ranks_K[adapter] != common}
+    odd = {
+        module.target.name: module.ranks_K[adapter] for module in used if module.ranks_K[adapter] != common
+    }
     whole = len(used) == len(bank.modules)
     return {
         "peft_type": "LORA",
@@ -59,7 +68,9 @@ def _config(bank: AdapterBank, adapter: int, spec: AdapterSpec, base_name: str, 
         "lora_dropout": dropout,
         "rank_pattern": odd,
         "alpha_pattern": dict.fromkeys(odd, spec.alpha),
-        "target_modules": list(target_suffixes(bank.targets)) if whole else [module.target.name for module in used],
+        "target_modules": list(target_suffixes(bank.targets))
+        if whole
+        else [module.target.name for module in used],
         "fan_in_fan_out": any(target.transposed for target in bank.targets),
         "use_rslora": False,
         "use_dora": False,
@@ -75,18 +86,25 @@ def read_adapter_config(directory: str | Path) -> dict[str, Any]:
     if not (folder / "adapter_model.safetensors").is_file():
         if (folder / "adapter_model.bin").is_file():
             raise UnsafeModelError(
-                f"{folder} holds pickled weights, which can run code when loaded.", "Save the adapter as safetensors first."
+                f"{folder} holds pickled weights, which can run code when loaded.",
+                "Save the adapter as safetensors first.",
             )
-        raise ConfigurationError(f"{folder} holds no adapter_model.safetensors.", "Name the folder that PEFT saved.")
+        raise ConfigurationError(
+            f"{folder} holds no adapter_model.safetensors.", "Name the folder that PEFT saved."
+        )
     try:
         config: Any = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{folder}/adapter_config.json cannot be read.", "Save the adapter again.") from error
+        raise ConfigurationError(
+            f"{folder}/adapter_config.json cannot be read.", "Save the adapter again."
+        ) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ConfigurationError(f"{folder} is no LoRA adapter.", "Only LoRA adapters can be read.")
     for key in ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "target_parameters"):
         if config.get(key):
-            raise ConfigurationError(f"{folder} uses {key}, which is not supported.", "Only plain LoRA adapters can be read.")
+            raise ConfigurationError(
+                f"{folder} uses {key}, which is not supported.", "Only plain LoRA adapters can be read."
+            )
     return config
 
 
@@ -99,20 +117,25 @@ def import_adapter(bank: AdapterBank, adapter: int, directory: str | Path) -> No
     try:
         tensors = load_file(Path(directory) / "adapter_model.safetensors")
     except (SafetensorError, OSError) as error:
-        raise ConfigurationError(f"{directory}/adapter_model.safetensors is damaged.", "Save the adapter again.") from error
+        raise ConfigurationError(
+            f"{directory}/adapter_model.safetensors is damaged.", "Save the adapter again."
+        ) from error
     for index, module in enumerate(bank.modules):
         name = PREFIX + module.target.name
         a, b = tensors.get(f"{name}.lora_A.weight"), tensors.get(f"{name}.lora_B.weight")
         rank = 0 if a is None or b is None else a.shape[0]
         if rank != module.ranks_K[adapter]:
             raise ConfigurationError(
-                f"{directory} has rank {rank} at {module.target.name}, not {module.ranks_K[adapter]}.", "Give the bank the file's ranks."
+                f"{directory} has rank {rank} at {module.target.name}, not {module.ranks_K[adapter]}.",
+                "Give the bank the file's ranks.",
             )
         if a is None or b is None:
             continue
         with torch.no_grad():
             module.master_a[adapter].copy_(a)
-            module.master_b[adapter].copy_(b.t() * (_scale(config, module.target.name, rank) / bank.specs[adapter].scale_of(index)))
+            module.master_b[adapter].copy_(
+                b.t() * (_scale(config, module.target.name, rank) / bank.specs[adapter].scale_of(index))
+            )
     bank.refresh()
 
 

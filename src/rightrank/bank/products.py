@@ -33,7 +33,7 @@ class LoraProduct(torch.autograd.Function):
     """scale · (x Aᵀ) Bᵀ for every adapter. ``anchor`` makes autograd come by even where x needs no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x_KTI: Tensor, anchor: Tensor, module: Module, grouped: bool) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x_KTI: Tensor, anchor: Tensor, module: Module, grouped: bool) -> Tensor:
         """Float[x K T I] -> Float[y K T O]."""
         ctx.module, ctx.grouped = module, grouped
         ctx.save_for_backward(x_KTI)
@@ -88,4 +88,6 @@ def _backward_grouped(module: Module, x_KTI: Tensor, dy_KTO: Tensor, wants_dx: b
 
 def _add_by_adapter(module: Module, gradients: list[Tensor], product_RW: Float[Tensor, "R W"]) -> None:
     ranked = [k for k, rank in enumerate(module.ranks_K) if rank]
-    torch._foreach_add_([gradients[k] for k in ranked], [product_RW[module.rows(k)].to(gradients[k].dtype) for k in ranked])
+    torch._foreach_add_(
+        [gradients[k] for k in ranked], [product_RW[module.rows(k)].to(gradients[k].dtype) for k in ranked]
+    )

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from rightrank.bank.batch import Batch, split_to_capacity, trained_tokens
-from rightrank.bank.forward import Forward
 from rightrank.bank.optimizer import BankOptimizer
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rightrank.bank.adapters import AdapterBank
+    from rightrank.bank.forward import Forward
     from rightrank.data import TokenizedExample
     from rightrank.recipe import Recipe
 
@@ -105,7 +105,9 @@ def train(
     weight = sum(count for count, _ in tail)
     mean_K = (torch.stack([count * loss_K for count, loss_K in tail]).sum(0) / max(1, weight)).tolist()
     return Trained(
-        train_loss_K=tuple(None if bad else value for bad, value in zip(optimizer.diverged, mean_K, strict=True)),
+        train_loss_K=tuple(
+            None if bad else value for bad, value in zip(optimizer.diverged, mean_K, strict=True)
+        ),
         diverged_K=tuple(optimizer.diverged),
         steps=steps,
         tokens=tokens,

@@ -41,7 +41,7 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = getattr(model, "get_output_embeddings", lambda: None)()
     found = []
     for name, module in model.named_modules():
         if module is head:
@@ -49,7 +49,8 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
         if isinstance(module, nn.Linear):
             found.append(Target(name, module.in_features, module.out_features))
         elif isinstance(module, Conv1D):
-            found.append(Target(name, *module.weight.shape, transposed=True))
+            wide_in, wide_out = module.weight.shape
+            found.append(Target(name, wide_in, wide_out, transposed=True))
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no linear layers that a LoRA adapter could sit on.",

@@ -6,9 +6,11 @@ Dimensions: C finished runs (a configuration at a size of the training set), E h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import Bool, Float, Int
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True)

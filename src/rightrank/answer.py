@@ -1,0 +1,236 @@
+"""From the statistics' decision and the facts of the probe to the recommendation that people, reports and trainers read."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rightrank.probe.plan import EVALUATION_SHARE
+from rightrank.recommendation import (
+    Choice,
+    Figure,
+    Margin,
+    MeasuredPoint,
+    NextStep,
+    Option,
+    Recommendation,
+    Source,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rightrank.probe.loss_table import LossTable
+    from rightrank.probe.plan import Plan
+    from rightrank.recipe import Recipe
+    from rightrank.recommendation import Cost, DataFacts, ModelFacts, Provenance
+    from rightrank.stats.evidence import Evidence
+    from rightrank.stats.paired import Estimate
+    from rightrank.stats.results import Decision, Price
+    from rightrank.stats.rungs import Setting
+
+NATS, PERCENT = "nats a token", "% of the gain"
+
+
+def make_recommendation(
+    decision: Decision,
+    *,
+    recipe: Recipe,
+    model: ModelFacts,
+    data: DataFacts,
+    cost: Cost,
+    provenance: Provenance,
+    points: tuple[MeasuredPoint, ...],
+    next_steps: tuple[NextStep, ...],
+    train_gib: Callable[[int], float],
+    adapter_mb: Callable[[int], float],
+    warnings: Sequence[str],
+) -> Recommendation:
+    """Assemble the answer. ``train_gib`` and ``adapter_mb`` give memory and size of one adapter of a rank."""
+    base, best, gain, frequency = (
+        decision.base_loss,
+        decision.best_loss,
+        decision.gain,
+        decision.frequency_loss,
+    )
+    assert base is not None and best is not None and gain is not None and frequency is not None
+    assert decision.margin is not None
+    level: Source = "extrapolated" if decision.extrapolated else "measured"
+    chosen = decision.choice
+    unpriced = [f"{_label(price)}: {price.why_not}" for price in decision.choices if price.why_not]
+    return Recommendation(
+        status=decision.status,
+        headline=_headline(decision),
+        reasons=decision.reasons,
+        choice=Choice(chosen.rank, chosen.alpha, chosen.learning_rate, recipe.epochs, model.target_modules),
+        worst_case=None
+        if decision.worst_case_percent is None
+        else Figure(decision.worst_case_percent, PERCENT, level),
+        options=tuple(
+            option
+            for price in decision.choices
+            if (option := _option(price, train_gib, adapter_mb)) is not None
+        ),
+        points=points,
+        margin=_margin(decision, level),
+        base_loss=_figure(base, NATS, "measured"),
+        best_loss=_figure(best, NATS, level),
+        gain=_figure(gain, NATS, level),
+        frequency_loss=_figure(frequency, NATS, "measured"),
+        ruled_out=decision.ruled_out,
+        to_decide=next_steps,
+        more_data=decision.drift.sentences,
+        model=model,
+        data=data,
+        recipe=recipe,
+        cost=cost,
+        provenance=provenance,
+        warnings=(*warnings, *decision.warnings, *unpriced),
+    )
+
+
+def measured_points(table: LossTable, decision: Decision, recipe: Recipe) -> tuple[MeasuredPoint, ...]:
+    """Every finished run, in the order it was trained."""
+    runs = iter(decision.runs)
+    points = []
+    for pack, result in zip(table.packs, table.results, strict=True):
+        for k, c in enumerate(pack.configurations):
+            run = next(runs)
+            points.append(
+                MeasuredPoint(
+                    rank=c.rank,
+                    alpha=c.alpha,
+                    learning_rate=c.learning_rate,
+                    seed=c.seed,
+                    examples=pack.examples,
+                    steps=recipe.steps(pack.examples),
+                    loss=run.decide_loss,
+                    gain_lost=None if run.gain_lost is None else _figure(run.gain_lost, PERCENT, "measured"),
+                    train_loss=result.train_loss_K[k],
+                    role=c.role,
+                )
+            )
+    return tuple(points)
+
+
+def next_steps(decision: Decision, plan: Plan, evidence: Evidence, command: str) -> tuple[NextStep, ...]:
+    """What would decide, the cheapest first, each a command with its price in minutes. Empty unless UNDECIDED."""
+    if decision.status != "UNDECIDED":
+        return ()
+    steps = []
+    top = int(evidence.examples_C.max())
+    if top < evidence.all_examples or plan.breadth == "lean":
+        why = "Every rank, on all your rows: nothing is extrapolated then."
+        steps.append(_step(command, max(plan.all_rows_seconds, 2 * plan.budget_seconds), why))
+    deciding = decision.deciding
+    if deciding is not None and deciding.held_out_needed and deciding.held_out_needed > deciding.held_out_now:
+        needed, now = deciding.held_out_needed, deciding.held_out_now
+        if needed <= MOST_TIMES_MORE * now:
+            seconds = plan.planned_seconds * (1 + EVALUATION_SHARE * needed / max(1, now))
+            why = f"About {2 * needed:,} held-out rows, half of them to score, instead of {2 * now:,}: intervals as narrow as the margin."
+            steps.append(_step(f"{command} --eval-data MORE_ROWS", seconds, why))
+    if (
+        deciding is not None
+        and deciding.seeds_needed
+        and 0 < deciding.seeds_now < deciding.seeds_needed <= MOST_SEEDS
+    ):
+        seconds = plan.planned_seconds * deciding.seeds_needed / deciding.seeds_now
+        steps.append(
+            _step(
+                command,
+                seconds,
+                f"Time for {deciding.seeds_needed} seeds of the closest choices instead of {deciding.seeds_now}.",
+            )
+        )
+    if not steps:
+        steps.append(
+            _step(command, 2 * plan.budget_seconds, "More learning rates, repeats and held-out rows.")
+        )
+    return tuple(sorted(steps, key=lambda step: step.minutes.value if step.minutes else math.inf))
+
+
+# Beyond these nobody would follow the advice. Assumed.
+MOST_TIMES_MORE = 20
+MOST_SEEDS = 10
+
+
+def _step(command: str, seconds: float, why: str) -> NextStep:
+    minutes = math.ceil(seconds / 60)
+    return NextStep(f"{command} --budget {minutes}", why, Figure(float(minutes), "minutes", "derived"))
+
+
+def _headline(decision: Decision) -> str:
+    tried = sorted({price.setting.rank for price in decision.choices if price.kind == "tuned"})
+    margin = decision.margin
+    share = f"{margin.percent:.2g} %" if margin is not None else "1 %"
+    largest = tried[-1] if tried else decision.choice.rank
+    if decision.status == "SETTLED":
+        return f"No rank up to {largest} is better by more than {share} of what training gains."
+    if decision.status == "FLAT":
+        return (
+            f"The rank makes no difference: every rank from {tried[0]} to {largest} is within {share} of what training gains, each at"
+            " its own learning rate. Take the smallest and spare the memory."
+        )
+    if decision.status == "CEILING":
+        return f"Still rising: doubling the rank beyond {largest} would gain more than {share} again."
+    if decision.status == "NO_GAIN":
+        return "Training does not help here: no rank beats what needs no training."
+    return f"Cannot tell yet which rank is best to within {share} of what training gains."
+
+
+def _option(
+    price: Price, train_gib: Callable[[int], float], adapter_mb: Callable[[int], float]
+) -> Option | None:
+    if price.source is None or price.loss is None or price.gain_lost is None:
+        return None
+    setting, source = price.setting, price.source
+    known: Source = "measured" if source == "extrapolated" else source
+    return Option(
+        label=_label(price),
+        kind=price.kind,
+        rank=setting.rank,
+        alpha=setting.alpha,
+        learning_rate=setting.learning_rate,
+        verdict=price.verdict,
+        loss=_figure(price.loss, NATS, source),
+        gain_lost=_figure(price.gain_lost, PERCENT, source),
+        exact=None if price.exact is None else _figure(price.exact, "% of completions", known),
+        tokens_right=None
+        if price.tokens_right is None
+        else _figure(price.tokens_right, "% of tokens", known),
+        train_gib=Figure(train_gib(setting.rank), "GiB", "derived"),
+        adapter_mb=adapter_mb(setting.rank),
+    )
+
+
+def _label(price: Price) -> str:
+    setting = price.setting
+    if price.kind == "tuned":
+        return f"r={setting.rank}"
+    return f"{price.kind} r={setting.rank} a={setting.alpha:g} {_short_rate(setting)}"
+
+
+def _short_rate(setting: Setting) -> str:
+    mantissa, exponent = f"{setting.learning_rate:.1e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _margin(decision: Decision, level: Source) -> Margin:
+    margin = decision.margin
+    assert margin is not None
+    more = margin.ten_percent_more_data
+    return Margin(
+        used=Figure(margin.nats, NATS, "derived"),
+        one_percent_of_gain=_figure(margin.one_percent_of_gain, NATS, level),
+        ten_percent_more_data=None if more is None else _figure(more, NATS, "measured"),
+        as_percent_of_gain=margin.percent,
+    )
+
+
+def _figure(estimate: Estimate, unit: str, source: Source) -> Figure:
+    def finite(value: float) -> float | None:
+        return float(value) if np.isfinite(value) else None
+
+    return Figure(float(estimate.value), unit, source, low=finite(estimate.low), high=finite(estimate.high))

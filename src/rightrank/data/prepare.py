@@ -1,0 +1,160 @@
+"""From a source to tokenized examples on three sides, in one call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rightrank.data.formats import Parsed, parse_rows
+from rightrank.data.reading import read_rows
+from rightrank.data.split import Prompt, Split, split_by_prompt, split_with_eval
+from rightrank.data.tokens import Tokenized, TokenizedExample, tokenize, uses_template
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rightrank.data.formats import Conversation
+    from rightrank.recipe import Recipe
+
+EVAL_SPLITS = ("validation", "valid", "dev", "eval", "test")
+"""Splits looked for in held-out data, in this order."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedData:
+    """A data set ready to probe with. Each side is in a random order whose prefixes are random subsets."""
+
+    train: tuple[TokenizedExample, ...]
+    decide: tuple[TokenizedExample, ...]
+    score: tuple[TokenizedExample, ...]
+    name: str
+    format: str
+    fingerprint: str
+    """Sixteen hex digits over what the rows say (held-out data too), whatever their columns are called."""
+    rows: int
+    """Rows of the source, and of the held-out data where that was given."""
+    truncated: int
+    dropped: int
+    """Rows not used: over-long under ``drop``, or nothing left to train on."""
+    duplicates: int
+    """Rows identical to an earlier one of the same source; kept, on the same side."""
+    template: Literal["chat template of the tokenizer", "none"]
+    held_out_from: Literal["split by prompt", "--eval-data"]
+    overlap_removed: int
+    """Training rows left out since their prompt is among the held-out ones."""
+    notes: tuple[str, ...]
+    """Sentences on what was done that the reader may not expect."""
+
+
+def prepare(
+    source: object,
+    tokenizer: Any,
+    recipe: Recipe,
+    *,
+    eval_data: object | None = None,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    chat_template: bool = True,
+    seed: int = 0,
+) -> PreparedData:
+    """Read, understand, tokenize and split ``source`` (see ``read_rows`` for what it may be).
+
+    ``eval_data``, if given, is held out in full and nothing of ``source`` is. Deterministic for a ``seed``.
+    Raises the DataErrors of reading, formats, tokens and split.
+    """
+    parsed = parse_rows(read_rows(source, config=config, split=split, revision=revision))
+    made = tokenize(parsed.conversations, tokenizer, recipe, chat_template=chat_template)
+    if eval_data is None:
+        sides = split_by_prompt(_prompts(parsed, made), seed=seed)
+        held, held_made = None, made
+    else:
+        held = parse_rows(read_rows(eval_data, config=config, revision=revision, prefer=EVAL_SPLITS))
+        held_made = tokenize(held.conversations, tokenizer, recipe, chat_template=chat_template)
+        sides = split_with_eval(_prompts(parsed, made), _prompts(held, held_made), seed=seed)
+    sources = [parsed] if held is None else [parsed, held]
+    parts = [made] if held is None else [made, held_made]
+    templated = parsed.format != "text" and uses_template(tokenizer, chat_template=chat_template)
+    return PreparedData(
+        train=tuple(made.examples[i] for i in sides.train),
+        decide=tuple(held_made.examples[i] for i in sides.decide),
+        score=tuple(held_made.examples[i] for i in sides.score),
+        name=parsed.name,
+        format=parsed.format,
+        fingerprint=fingerprint([part.conversations for part in sources]),
+        rows=sum(len(part.conversations) for part in sources),
+        truncated=sum(part.truncated for part in parts),
+        dropped=sum(part.dropped for part in parts),
+        duplicates=sum(_duplicates(part.conversations) for part in sources),
+        template="chat template of the tokenizer" if templated else "none",
+        held_out_from="split by prompt" if held is None else "--eval-data",
+        overlap_removed=sides.overlap_removed,
+        notes=_notes(parsed, held, sides, templated=templated),
+    )
+
+
+def conversational_rows(
+    source: object,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    chat_template: bool = True,
+) -> list[dict[str, Any]]:
+    """The rows in the form in which TRL trains on what ``prepare`` tokenizes.
+
+    ``{"prompt": [messages], "completion": [messages]}``, ``{"messages": [...]}`` or ``{"text": ...}``.
+    Needed since TRL puts no chat template around prompts that are strings. Without ``chat_template`` such
+    rows stay strings.
+    """
+    parsed = parse_rows(read_rows(source, config=config, split=split, revision=revision))
+    return [_trl_row(conversation, chat_template=chat_template) for conversation in parsed.conversations]
+
+
+def fingerprint(sources: Sequence[Sequence[Conversation]]) -> str:
+    """First sixteen hex digits of the SHA-256 over what the rows of each source say, in order."""
+    digest = hashlib.sha256()
+    for conversations in sources:
+        digest.update(b"source\n")
+        for conversation in conversations:
+            digest.update(_canonical(conversation) + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _canonical(conversation: Conversation) -> bytes:
+    return json.dumps(conversation.canonical(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _duplicates(conversations: Sequence[Conversation]) -> int:
+    return len(conversations) - len({_canonical(conversation) for conversation in conversations})
+
+
+def _prompts(parsed: Parsed, made: Tokenized) -> list[Prompt]:
+    used = (parsed.conversations[row] for row in made.rows)
+    return [Prompt(one.prompt_text(), one.prompt_text(system=False)) for one in used]
+
+
+def _trl_row(conversation: Conversation, *, chat_template: bool) -> dict[str, Any]:
+    if conversation.kind == "text" and conversation.raw:
+        return {"text": conversation.raw[1]}
+    messages = [turn.message() for turn in conversation.turns]
+    if conversation.kind == "messages":
+        return {"messages": messages}
+    if conversation.raw and not chat_template:
+        return {"prompt": conversation.raw[0], "completion": conversation.raw[1]}
+    asked = conversation.prompt_turns
+    return {"prompt": messages[:asked], "completion": messages[asked:]}
+
+
+def _notes(parsed: Parsed, held: Parsed | None, sides: Split, *, templated: bool) -> tuple[str, ...]:
+    notes = [*parsed.notes]
+    if parsed.format == "Alpaca" and not templated:
+        notes.append("Without a chat template the rows are put into the prompt of Stanford Alpaca.")
+    if held is not None and held.format != parsed.format:
+        notes.append(f"The held-out data is {held.format}, the training data {parsed.format}.")
+    if sides.overlap_removed:
+        count = sides.overlap_removed
+        notes.append(f"{count} training rows were left out, since their prompt is in the held-out data.")
+    return (*notes, *sides.notes)

@@ -1,0 +1,257 @@
+"""Packs trained in this process, on one device."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from rightrank.bank.adapters import AdapterBank, AdapterSpec
+from rightrank.bank.evaluate import evaluate
+from rightrank.bank.forward import Forward
+from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, make_packs
+from rightrank.bank.peft_format import export_adapter
+from rightrank.bank.step import gradients, train
+from rightrank.bank.targets import find_targets
+from rightrank.errors import ResourceError
+from rightrank.probe.loss_table import PackResult
+from rightrank.probe.plan import Speed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from rightrank.bank.base_model import BaseModel
+    from rightrank.bank.memory import MemoryModel
+    from rightrank.data import TokenizedExample
+    from rightrank.probe.loss_table import Configuration, Pack
+    from rightrank.recipe import Recipe
+
+# A CPU trains one adapter as fast as several at once, and each that is finished is one more that nothing can take away.
+TOGETHER_ON_CPU = 1
+# Adapters and tokens that go through a GPU at once; beyond, nothing is gained. Assumed.
+TOGETHER_ON_GPU = 32
+ENOUGH_TOKENS_ON_GPU = 16_384
+TRAIN_SHARE = 0.9
+"""Of a pack's progress bar; the rest is evaluation."""
+
+
+class LocalExecutor:
+    """Trains and evaluates packs of adapters over ``base``."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        memory: MemoryModel,
+        train_examples: Sequence[TokenizedExample],
+        recipe: Recipe,
+        *,
+        packed: bool,
+    ) -> None:
+        self.base, self.memory, self.train_examples, self.recipe, self.packed = (
+            base,
+            memory,
+            train_examples,
+            recipe,
+            packed,
+        )
+        self.targets = find_targets(base.model)
+        self.decide: Sequence[TokenizedExample] = ()
+        self.score: Sequence[TokenizedExample] = ()
+        self.notes: list[str] = []
+        self._longest = max(len(example.token_ids_T) for example in train_examples)
+        self._on_gpu = base.device.type == "cuda"
+
+    def judge_by(self, decide: Sequence[TokenizedExample], score: Sequence[TokenizedExample]) -> None:
+        """Set the held-out examples."""
+        self.decide, self.score = decide, score
+        self._longest = max([self._longest, *(len(example.token_ids_T) for example in (*decide, *score))])
+
+    def fit_together(self, configurations: Sequence[Configuration]) -> list[list[Configuration]]:
+        """Groups that fit into memory together."""
+        packs = make_packs(
+            [_spec(c) for c in configurations],
+            self.targets,
+            self.memory,
+            available=available_bytes(self.base.device),
+            longest=self._longest,
+            most=TOGETHER_ON_GPU if self._on_gpu else TOGETHER_ON_CPU,
+        )
+        return [[configurations[i] for i in pack] for pack in packs]
+
+    def evaluate_base(self) -> PackResult:
+        """The untrained model on every held-out example."""
+        started = time.monotonic()
+        with Forward(self.base, packed=self.packed) as forward:
+            held_out = evaluate(forward, [*self.decide, *self.score], capacity=self._capacity(0, 1))
+        return PackResult(held_out.loss_KE, held_out.right_KE, (None,), 0, 0, time.monotonic() - started)
+
+    def train(self, pack: Pack, *, export_to: Path | None, on_step: Callable[[float], None]) -> PackResult:
+        """Train a pack by the whole recipe and evaluate it; where memory runs out after all, in halves."""
+        try:
+            return self._train(pack, pack.configurations, export_to, on_step, first=0)
+        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+            raise ResourceError(
+                "Memory ran out even with one adapter and one example at a time.",
+                "Use a smaller --max-length or --max-rank, or a quantised model; what was measured is kept for --resume.",
+            ) from error
+        except RuntimeError as error:
+            if "alloc" in str(error) and "memory" in str(error):
+                raise ResourceError(
+                    "Memory ran out.",
+                    "Close other programs or use a smaller --max-length; what was measured is kept for --resume.",
+                ) from error
+            raise
+
+    def _train(
+        self,
+        pack: Pack,
+        configurations: Sequence[Configuration],
+        export_to: Path | None,
+        on_step: Callable[[float], None],
+        first: int,
+    ) -> PackResult:
+        try:
+            return self._train_once(pack, configurations, export_to, on_step, first)
+        except torch.cuda.OutOfMemoryError:
+            if len(configurations) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(configurations) // 2
+        self.notes.append(
+            f"{len(configurations)} adapters did not fit into the GPU's memory together and were trained in halves."
+        )
+        top = self._train(pack, configurations[:half], export_to, lambda share: on_step(share / 2), first)
+        rest = self._train(
+            pack, configurations[half:], export_to, lambda share: on_step(0.5 + share / 2), first + half
+        )
+        return PackResult(
+            np.concatenate([top.loss_KE, rest.loss_KE]),
+            np.concatenate([top.right_KE, rest.right_KE]),
+            top.train_loss_K + rest.train_loss_K,
+            top.steps,
+            top.train_tokens,
+            top.seconds + rest.seconds,
+        )
+
+    def _train_once(
+        self,
+        pack: Pack,
+        configurations: Sequence[Configuration],
+        export_to: Path | None,
+        on_step: Callable[[float], None],
+        first: int,
+    ) -> PackResult:
+        started = time.monotonic()
+        bank = self._bank(configurations)
+        seed = configurations[0].seed
+        judges = [*self.decide, *(self.score if pack.with_score else ())]
+        capacity = self._capacity(sum(master.numel() for master in bank.masters), len(configurations))
+        with Forward(self.base, bank, packed=self.packed, dropout=self.recipe.dropout) as forward:
+            trained = train(
+                forward,
+                bank,
+                self.train_examples[: pack.examples],
+                self.recipe,
+                seed=seed,
+                capacity=capacity,
+                on_step=lambda done, steps: on_step(TRAIN_SHARE * done / steps),
+            )
+            held_out = evaluate(forward, judges, capacity=capacity)
+        on_step(1.0)
+        if export_to is not None:
+            self._export(bank, export_to, first)
+        loss_KE, right_KE = _padded(held_out.loss_KE, held_out.right_KE, len(self.decide) + len(self.score))
+        for k, diverged in enumerate(trained.diverged_K):
+            if diverged:
+                loss_KE[k, : len(judges)] = np.inf
+                right_KE[k, : len(judges)] = 0
+        return PackResult(
+            loss_KE, right_KE, trained.train_loss_K, trained.steps, trained.tokens, time.monotonic() - started
+        )
+
+    def _bank(self, configurations: Sequence[Configuration]) -> AdapterBank:
+        specs = [_spec(c) for c in configurations]
+        return AdapterBank(self.targets, specs, device=self.base.device, dtype=self.base.dtype)
+
+    def _capacity(self, parameters: int, adapters: int) -> int:
+        """Tokens a row for ``adapters`` adapters: what fits, and no more than brings speed."""
+        fits = self.memory.capacity(parameters, adapters, available_bytes(self.base.device))
+        enough = -(-ENOUGH_TOKENS_ON_GPU // adapters) if self._on_gpu else ENOUGH_TOKENS_ON_CPU
+        return max(self._longest, min(fits, max(enough, self._longest)))
+
+    def _export(self, bank: AdapterBank, directory: Path, first: int) -> None:
+        size = sum(master.numel() * 4 for master in bank.masters)
+        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if shutil.disk_usage(directory.parent).free < 4 * size:
+            self.notes.append("The trained adapters were not kept: too little disk space.")
+            return
+        for k in range(len(bank.specs)):
+            export_adapter(
+                bank, k, directory / str(first + k), base_name=self.base.name, dropout=self.recipe.dropout
+            )
+
+    def measure_speed(self, *, small: int, large: int) -> Speed:
+        """Time real steps at rank ``small`` and ``large``, alone and together, and an evaluation. A few seconds."""
+        examples = self.train_examples[: self.recipe.batch_size]
+        together = TOGETHER_ON_GPU if self._on_gpu else TOGETHER_ON_CPU
+        per_rank = sum(target.width_in + target.width_out for target in self.targets)
+        alone, evaluation = self._time_step([small], examples)
+        wide, _ = self._time_step([large], examples) if large > small else (alone, 0.0)
+        per_parameter = max(0.0, wide - alone) / max(1, per_rank * (large - small))
+        each = alone
+        if together > 1:
+            several, evaluation = self._time_step([small] * 8, examples)
+            each = max(alone / 50, (several - alone) / 7)
+            evaluation /= 8
+        tokens = sum(len(example.token_ids_T) for example in examples)
+        return Speed(
+            floor_seconds=max(0.0, alone - each),
+            step_seconds=max(alone / 100, each - per_parameter * per_rank * small),
+            step_seconds_per_parameter=per_parameter,
+            evaluate_seconds_per_token=evaluation / tokens,
+            together=together,
+        )
+
+    def _time_step(self, ranks: Sequence[int], examples: Sequence[TokenizedExample]) -> tuple[float, float]:
+        """Seconds of a training step and of an evaluation of the same examples, the second time round."""
+        from rightrank.bank.optimizer import BankOptimizer
+
+        specs = [AdapterSpec(rank, alpha=rank, learning_rate=0.0) for rank in ranks]
+        bank = AdapterBank(self.targets, specs, device=self.base.device, dtype=self.base.dtype)
+        capacity = self._capacity(sum(master.numel() for master in bank.masters), len(specs))
+        step_seconds = evaluation_seconds = 0.0
+        with Forward(self.base, bank, packed=self.packed) as forward:
+            optimizer = BankOptimizer(bank, self.recipe, steps=4)
+            for _ in range(2):
+                started = self._now()
+                bank.zero_gradients()
+                optimizer.step(gradients(forward, examples, capacity))
+                step_seconds = self._now() - started
+                started = self._now()
+                evaluate(forward, examples, capacity=capacity)
+                evaluation_seconds = self._now() - started
+        return step_seconds, evaluation_seconds
+
+    def _now(self) -> float:
+        if self._on_gpu:
+            torch.cuda.synchronize(self.base.device)
+        return time.perf_counter()
+
+
+def _spec(configuration: Configuration) -> AdapterSpec:
+    return AdapterSpec(
+        configuration.rank, configuration.alpha, configuration.learning_rate, configuration.seed
+    )
+
+
+def _padded(loss_KE: np.ndarray, right_KE: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of NaN and -1 for the held-out examples that were not evaluated."""
+    missing = width - loss_KE.shape[1]
+    return (
+        np.pad(loss_KE, ((0, 0), (0, missing)), constant_values=np.nan),
+        np.pad(right_KE, ((0, 0), (0, missing)), constant_values=-1),
+    )

@@ -1,0 +1,248 @@
+"""Which configurations to train next. Pure: from what is measured and the plan to the next stage, or to "enough".
+
+Learning rates first, at a few ranks and on little data; then every rank at the learning rate foreseen for it, on more data; then
+whatever still stands between the evidence and an answer: neighbouring learning rates where the best is not bracketed, ranks beyond
+the edge, the guides' setting and the user's own, repeats with other seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rightrank.probe.loss_table import Configuration, Role
+from rightrank.recipe import alpha_for
+from rightrank.stats.surface import best_learning_rate, still_possible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rightrank.probe.plan import Plan
+    from rightrank.stats.evidence import Evidence
+
+# The grid of learning rates: half-decades, 1 and 3 times powers of ten, within what anyone trains adapters with.
+LOWEST, HIGHEST = 1e-6, 1e-1
+SEEDS = (1, 2)
+GUIDE_RANKS = (16, 8, 32, 64, 128)
+GUIDE_LEARNING_RATE = 2e-4
+"""alpha = 2r and 2e-4: what most guides to LoRA print (QLoRA's appendix, Unsloth's and Axolotl's examples)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Configurations to train next, the most wanted first, on the first ``examples`` training examples."""
+
+    why: str
+    examples: int
+    configurations: tuple[Configuration, ...]
+    with_score: bool
+
+
+def prior_learning_rate(hidden: int) -> float:
+    """Where to start looking, at rank 16 and alpha 32.
+
+    Published: 10 × full fine-tuning's 5e-5, growing as (2000 / hidden width)^0.78, fitted to Llama models from 1B to 70B (Thinking
+    Machines, LoRA Without Regret, 2025). A start only: the grid grows from there until the best is inside.
+    """
+    return on_grid(5e-4 * (2000 / hidden) ** 0.78)
+
+
+def on_grid(learning_rate: float) -> float:
+    """The nearest half-decade."""
+    return half_decade(round(2 * math.log10(learning_rate)))
+
+
+def half_decade(index: int) -> float:
+    """1, 3, 10, 30, …: ``half_decade(-6)`` is 1e-3, ``half_decade(-5)`` 3e-3."""
+    return float(f"{'3' if index % 2 else '1'}e{index // 2}")
+
+
+def shifted(learning_rate: float, halves: int) -> float:
+    """``halves`` half-decades further on the grid."""
+    return half_decade(round(2 * math.log10(learning_rate)) + halves)
+
+
+def next_stage(
+    evidence: Evidence | None,
+    plan: Plan,
+    done: Sequence[tuple[Configuration, int]],
+    *,
+    prior: float,
+    widest_rank: int,
+    yours: tuple[int, float, float] | None,
+) -> Stage | None:
+    """The next configurations, or None where the plan is carried out. ``done``: what has been trained, each with its examples.
+
+    ``widest_rank``: the largest rank that may be tried. ``yours``: the user's own rank, alpha and learning rate.
+    """
+    scout, final = plan.scout_examples, plan.final_examples
+    at = {n: {c for c, examples in done if examples == n} for n in (scout, final)}
+    if evidence is None or not at[scout]:
+        steps = (0, 1, -1, 2, -2) if plan.breadth == "wide" else (0, 1, -1)
+        grid = [
+            configuration(r, shifted(prior, step), "learning rate")
+            for step in steps
+            for r in plan.scout_ranks
+        ]
+        return _stage("learning rates", scout, grid, at[scout])
+    if scout < final and not at[final]:
+        grown = _stage(
+            "learning rates",
+            scout,
+            _beyond_edges(evidence, plan, scout, plan.scout_ranks, at[scout]),
+            at[scout],
+        )
+        repeated = plan.breadth == "lean" or any(c.seed for c in at[scout])
+        repeats = [] if repeated else _repeats(evidence, scout, plan.scout_ranks, SEEDS[:1])
+        stage = grown or _stage("seeds", scout, repeats, at[scout])
+        if stage is not None:
+            return stage
+    for why, wanted in (
+        ("ranks", _every_rank(evidence, plan, at[final])),
+        ("your own setting", _own(yours)),
+        (
+            "learning rates",
+            lambda: _beyond_edges(evidence, plan, final, still_possible(evidence, final), at[final]),
+        ),
+        ("ranks", lambda: _beyond_ranks(evidence, plan, at[final], widest_rank)),
+        ("guides' setting", _guides(plan, GUIDE_RANKS[:1])),
+        ("seeds", lambda: _repeats(evidence, final, _ends(evidence, final), SEEDS)),
+        ("guides' settings", _guides(plan, GUIDE_RANKS)),
+        ("learning rates", lambda: _beyond_edges(evidence, plan, final, plan.ranks, at[final])),
+    ):
+        stage = _stage(why, final, wanted() if callable(wanted) else wanted, at[final], with_score=True)
+        if stage is not None:
+            return stage
+    return None
+
+
+def configuration(rank: int, learning_rate: float, role: Role, seed: int = 0) -> Configuration:
+    """A configuration under the project's own scale."""
+    return Configuration(rank, alpha_for(rank), learning_rate, seed, role)
+
+
+def _stage(
+    why: str,
+    examples: int,
+    wanted: Iterable[Configuration],
+    done: set[Configuration],
+    *,
+    with_score: bool = False,
+) -> Stage | None:
+    fresh = tuple(dict.fromkeys(c for c in wanted if c not in done))
+    return Stage(why, examples, fresh, with_score) if fresh else None
+
+
+def _foreseen(evidence: Evidence, plan: Plan, rank: int) -> float:
+    """The learning rate foreseen for ``rank``: between the scouts' best ones, linear in log rank, on the grid."""
+    found = [
+        (math.log(r), math.log(best[0]))
+        for r in plan.scout_ranks
+        if (best := best_learning_rate(evidence, plan.scout_examples, r))
+    ]
+    if not found:
+        return on_grid(float(min(evidence.learning_rate_C)))
+    x = math.log(rank)
+    if x <= found[0][0] or len(found) == 1:
+        return on_grid(math.exp(found[0][1]))
+    for (x0, y0), (x1, y1) in pairwise(found):
+        if x <= x1:
+            return on_grid(math.exp(y0 + (y1 - y0) * (x - x0) / (x1 - x0)))
+    return on_grid(math.exp(found[-1][1]))
+
+
+def _every_rank(evidence: Evidence, plan: Plan, done: set[Configuration]) -> list[Configuration]:
+    """Each rank at its foreseen learning rate, in a wide plan at its neighbours too.
+
+    Ranks in the middle first: if time runs out, the ends are missed least.
+    """
+    tried = {c.rank for c in done if c.role not in ("guide", "yours")}
+    middle = math.log(plan.ranks[len(plan.ranks) // 2])
+    order = sorted((r for r in plan.ranks if r not in tried), key=lambda r: (abs(math.log(r) - middle), r))
+    if plan.breadth == "lean":
+        order = [r for r in (*plan.scout_ranks, *order) if r not in tried]
+    rates = {rank: _foreseen(evidence, plan, rank) for rank in order}
+    steps = (0, 1, -1) if plan.breadth == "wide" else (0,)
+    wanted = [configuration(rank, shifted(rates[rank], step), "rank") for step in steps for rank in order]
+    return wanted + (_guides(plan, GUIDE_RANKS) if plan.breadth == "wide" and order else [])
+
+
+def _own(yours: tuple[int, float, float] | None) -> list[Configuration]:
+    return [Configuration(yours[0], yours[1], yours[2], 0, "yours")] if yours else []
+
+
+def _guides(plan: Plan, ranks: Sequence[int]) -> list[Configuration]:
+    if plan.breadth == "lean":
+        return []
+    return [
+        Configuration(r, 2.0 * r, GUIDE_LEARNING_RATE, 0, "guide")
+        for r in ranks
+        if min(plan.ranks) <= r <= max(plan.ranks)
+    ]
+
+
+def _beyond_edges(
+    evidence: Evidence, plan: Plan, examples: int, ranks: Sequence[int], done: set[Configuration]
+) -> list[Configuration]:
+    """For every rank whose best learning rate is the lowest or highest tried there, the next one out; both, where only one was tried."""
+    wanted = []
+    for rank in ranks:
+        best = best_learning_rate(evidence, examples, rank)
+        if best is None or (
+            plan.breadth == "lean" and examples == plan.final_examples and rank not in plan.scout_ranks
+        ):
+            continue
+        rate, edge = best
+        tried = {
+            c.learning_rate for c in done if c.rank == rank and c.seed == 0 and c.alpha == alpha_for(rank)
+        }
+        steps = [s for s, name in ((1, "high"), (-1, "low")) if edge in (name, "both") or len(tried) == 1]
+        for step in steps:
+            next_rate = shifted(rate, step)
+            if LOWEST <= next_rate <= HIGHEST and next_rate not in tried:
+                wanted.append(configuration(rank, next_rate, "learning rate"))
+    return wanted
+
+
+def _beyond_ranks(
+    evidence: Evidence, plan: Plan, done: set[Configuration], widest: int
+) -> list[Configuration]:
+    """One rank further, where the best is the largest tried or the smallest may still be as good as the best."""
+    if plan.breadth == "lean":
+        return []
+    tried = sorted({c.rank for c in done if c.role in ("rank", "learning rate")})
+    possible = still_possible(evidence, plan.final_examples)
+    wanted = []
+    if tried and possible and tried[0] in possible and tried[0] > 1:
+        wanted.append(tried[0] // 2)
+    if tried and possible and min(possible) == tried[-1] and tried[-1] * 2 <= widest:
+        wanted.append(tried[-1] * 2)
+    return [configuration(rank, _foreseen(evidence, plan, rank), "rank") for rank in wanted]
+
+
+def _ends(evidence: Evidence, examples: int) -> list[int]:
+    """The smallest and the largest rank that may still be as good as the best: the answer lies between them."""
+    possible = [
+        r for r in still_possible(evidence, examples) if best_learning_rate(evidence, examples, r) is not None
+    ]
+    return list(dict.fromkeys((min(possible), max(possible)))) if possible else []
+
+
+def _repeats(
+    evidence: Evidence, examples: int, ranks: Sequence[int], seeds: Sequence[int]
+) -> list[Configuration]:
+    """Other seeds for the best of each of ``ranks``: the noise that a single run hides."""
+    best = {
+        rank: found[0]
+        for rank in ranks
+        if (found := best_learning_rate(evidence, examples, rank)) is not None
+    }
+    return [configuration(rank, _snapped(best[rank]), "seed", seed) for seed in seeds for rank in best]
+
+
+def _snapped(learning_rate: float) -> float:
+    """The grid's own number where ``learning_rate`` is one of its numbers but for rounding."""
+    near = on_grid(learning_rate)
+    return near if abs(math.log(near / learning_rate)) < 0.01 else learning_rate

@@ -1,0 +1,254 @@
+"""What a probe will do and what it will cost, said before it starts. Pure arithmetic on measured speeds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from rightrank.errors import BudgetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rightrank.recipe import Recipe
+
+# Below 50 optimiser steps the learning rate's warm-up and decay are most of the run, and ranks have not come apart yet: ranks' curves
+# start identical and separate late (published: LoRA Without Regret, 2025).
+LEAST_STEPS = 50
+# Learning rates are looked for at these ranks first, then every rank near the best gets its own. Assumed: one an octave and a half.
+SCOUT_RANKS = (8, 32, 128)
+CANDIDATE_RANKS = (4, 8, 16, 32, 64, 128)
+# Evaluation may cost this share of the training it judges, so that most of the time goes into training. Assumed.
+EVALUATION_SHARE = 0.3
+FEWEST_HELD_OUT = 24
+# Paired standard error against the nearest rival with 300 held-out examples, in percent of the gain: 0.75 measured on nl2bash
+# (SmolLM2-135M), 0.1 to 0.8 on four other sets. It shrinks as one over the root of their number.
+PAIRED_ERROR_PERCENT, PAIRED_ERROR_EXAMPLES = 0.75, 300
+DEFAULT_BUDGET_SECONDS = 3600.0
+# The plan leaves this share of the budget alone, so that a slow minute does not end the probe early. Assumed.
+SLACK = 0.1
+
+
+Breadth = Literal["wide", "plain", "lean"]
+"""How much is tried on the final size. wide: every rank at three learning rates from the start (on a GPU a few adapters more cost
+little); plain: every rank at the learning rate foreseen for it, neighbours as needed; lean: three ranks only."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured on this machine with this model and data. A pack's step takes ``floor`` plus a part for each adapter in it."""
+
+    floor_seconds: float
+    step_seconds: float
+    """For an adapter of rank zero on one mean batch."""
+    step_seconds_per_parameter: float
+    evaluate_seconds_per_token: float
+    together: int
+    """Adapters that train at once."""
+
+    def slower(self, ratio: float) -> Speed:
+        """The same, after learning that things take ``ratio`` times as long as foreseen."""
+        return replace(
+            self,
+            floor_seconds=self.floor_seconds * ratio,
+            step_seconds=self.step_seconds * ratio,
+            step_seconds_per_parameter=self.step_seconds_per_parameter * ratio,
+            evaluate_seconds_per_token=self.evaluate_seconds_per_token * ratio,
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the planner knows of model, data and recipe."""
+
+    examples: int
+    """Training examples of the user's full run."""
+    recipe: Recipe
+    parameters_per_rank: int
+    """Adapter parameters for each unit of rank."""
+    decide_pool: int
+    score_pool: int
+    held_out_tokens: float
+    """Mean tokens of a held-out example."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes a probe measures at, how many examples judge it, and its price."""
+
+    scout_examples: int
+    """Training examples of the runs that look for learning rates."""
+    final_examples: int
+    """Training examples of the runs that decide."""
+    ranks: tuple[int, ...]
+    scout_ranks: tuple[int, ...]
+    breadth: Breadth
+    starved: bool
+    """Runs of fewer than 50 steps, because the time allows no more: nothing can be certified."""
+    decide: int = 0
+    score: int = 0
+    budget_seconds: float = 0.0
+    planned_seconds: float = 0.0
+    run_seconds: float = 0.0
+    """One run of the user's own recipe on all the data, here."""
+    all_rows_seconds: float = 0.0
+    """Budget that would pay for every rank on all the data."""
+
+    @property
+    def resolvable_percent(self) -> float:
+        """Difference in percent of the gain that ``score`` examples resolve at 95 %, if they scatter as nl2bash's do."""
+        return 1.96 * PAIRED_ERROR_PERCENT * math.sqrt(PAIRED_ERROR_EXAMPLES / max(1, self.score))
+
+
+def run_seconds(job: Job, speed: Speed, rank: int, examples: int) -> float:
+    """Training time of one configuration alone."""
+    return train_seconds(job, speed, [rank], examples)
+
+
+def train_seconds(job: Job, speed: Speed, ranks: Sequence[int], examples: int) -> float:
+    """Training time of configurations of these ranks, as many at once as go together."""
+    packs = -(-len(ranks) // speed.together)
+    each = len(ranks) * speed.step_seconds + speed.step_seconds_per_parameter * job.parameters_per_rank * sum(
+        ranks
+    )
+    return job.recipe.steps(examples) * (packs * speed.floor_seconds + each)
+
+
+def evaluation_seconds(job: Job, speed: Speed, examples: int) -> float:
+    """Time to evaluate one configuration on ``examples`` held-out examples."""
+    return examples * job.held_out_tokens * speed.evaluate_seconds_per_token
+
+
+def least_examples(job: Job) -> int:
+    """Training examples whose run has ``LEAST_STEPS`` optimiser steps; the full set where that has fewer."""
+    lowest = max(1, math.floor(LEAST_STEPS * job.recipe.batch_size / job.recipe.epochs))
+    while lowest < job.examples and job.recipe.steps(lowest) < LEAST_STEPS:
+        lowest += 1
+    return min(lowest, job.examples)
+
+
+def make_plan(
+    job: Job, speed: Speed, ranks: Sequence[int], budget_seconds: float | None, spent_seconds: float = 0.0
+) -> Plan:
+    """The largest sizes that ``budget_seconds`` pays for: one run of the recipe, an hour at most, where None.
+
+    ``spent_seconds`` of the budget are gone already (loading, measuring the speed). Raises BudgetError where not even the smallest
+    probe fits.
+    """
+    middle = sorted(ranks)[len(ranks) // 2]
+    one_run = run_seconds(job, speed, middle, job.examples)
+    budget = (
+        budget_seconds if budget_seconds is not None else min(DEFAULT_BUDGET_SECONDS, one_run + spent_seconds)
+    )
+    usable = (budget - spent_seconds) * (1 - SLACK)
+    drafts = _drafts(job, tuple(sorted(ranks)))
+    whole = [
+        _with_held_out(job, speed, d)
+        for d in drafts
+        if d.final_examples == job.examples and d.breadth == "plain"
+    ]
+    everything = min((_price(job, speed, d) for d in whole), default=0.0) / (1 - SLACK) + spent_seconds
+    for draft in drafts:
+        sized = _with_held_out(job, speed, replace(draft, budget_seconds=budget, run_seconds=one_run))
+        cost = _price(job, speed, sized)
+        if cost <= usable:
+            return replace(sized, planned_seconds=cost + spent_seconds, all_rows_seconds=everything)
+    smallest = evaluation_seconds(job, speed, 2 * FEWEST_HELD_OUT) * 8 + spent_seconds
+    raise BudgetError(
+        f"{budget / 60:.1f} minutes do not pay for a single comparison on this machine.",
+        f"Allow at least {math.ceil(max(2 * budget, smallest) / 60)} minutes with --budget.",
+    )
+
+
+def _drafts(job: Job, ranks: tuple[int, ...]) -> list[Plan]:
+    """Candidate plans, the most telling first: no extrapolation before breadth, breadth before the longest runs."""
+    least, everything = least_examples(job), job.examples
+    sizes = [everything >> k for k in range(24) if everything >> k >= max(8, least)]
+    if 2 * least < everything and sizes[-1] > 2 * least:
+        sizes.append(2 * least)
+    drafts = []
+    for index in range(len(sizes) + 2):
+        options: list[tuple[Breadth, int]] = [("wide", index), ("plain", index), ("lean", index - 1)]
+        for breadth, at in options:
+            if 0 <= at < len(sizes) and (scout := _scout_size(least, sizes[at], everything, breadth)):
+                drafts.append(_draft(ranks, breadth, scout, sizes[at], starved=False))
+    for k in range(24):
+        final = min(2 * least, everything) >> k
+        if final >= 8:
+            drafts.append(_draft(ranks, "lean", final // 2, final, starved=final < everything))
+    return drafts
+
+
+def _scout_size(least: int, final: int, everything: int, breadth: Breadth) -> int | None:
+    """Examples for looking for learning rates: an eighth to half of the final size, of 50 steps at least and well below the final size.
+
+    None where there is no such size; where the final size is all there is, half of it has to do.
+    """
+    wanted = max(least, final // {"wide": 8, "plain": 4, "lean": 2}[breadth])
+    if wanted <= 0.7 * final:
+        return wanted
+    return max(4, final // 2) if final == everything else None
+
+
+def _draft(ranks: tuple[int, ...], breadth: Breadth, scout: int, final: int, *, starved: bool) -> Plan:
+    scouts = tuple(r for r in SCOUT_RANKS if r in ranks) or (ranks[len(ranks) // 2],)
+    if breadth == "lean":
+        return Plan(scout, final, scouts, (scouts[len(scouts) // 2],), breadth, starved)
+    return Plan(scout, final, ranks, scouts, breadth, starved)
+
+
+def _with_held_out(job: Job, speed: Speed, plan: Plan) -> Plan:
+    """As many held-out examples as ``EVALUATION_SHARE`` of the deciding runs' training pays for."""
+    ranks = _final_ranks(plan)
+    training = train_seconds(job, speed, ranks, plan.final_examples) / len(ranks)
+    affordable = int(EVALUATION_SHARE * training / max(1e-9, evaluation_seconds(job, speed, 1)))
+    each = max(FEWEST_HELD_OUT, affordable // 2)
+    return replace(plan, decide=min(job.decide_pool, each), score=min(job.score_pool, each))
+
+
+def _final_ranks(plan: Plan) -> list[int]:
+    """Ranks of the runs foreseen on the final size: each rank, its neighbouring learning rates, the guides' settings."""
+    middle = plan.ranks[len(plan.ranks) // 2]
+    if plan.breadth == "wide":
+        return [*plan.ranks] * 3 + [middle] * 3
+    return [*plan.ranks] + ([middle] * 6 if plan.breadth == "plain" else [])
+
+
+def _price(job: Job, speed: Speed, plan: Plan) -> float:
+    """Seconds of the whole programme, some growth of the learning-rate grid and repeats with other seeds included."""
+    scouts = [*plan.scout_ranks] * (5 if plan.breadth == "wide" else 3)
+    stages = [
+        (scouts, plan.scout_examples, plan.decide),
+        (_final_ranks(plan), plan.final_examples, plan.decide + plan.score),
+    ]
+    if plan.breadth != "lean":
+        grown = [max(plan.scout_ranks)] * (0 if plan.breadth == "wide" else 2)
+        stages += [(some, plan.scout_examples, plan.decide) for some in (grown, [*plan.scout_ranks]) if some]
+    seconds = evaluation_seconds(job, speed, plan.decide + plan.score)
+    for ranks, examples, held_out in stages:
+        seconds += train_seconds(job, speed, ranks, examples) + len(ranks) * evaluation_seconds(
+            job, speed, held_out
+        )
+    return seconds
+
+
+def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list[str]:
+    """The plan in words, for people in a hurry."""
+    runs = plan.planned_seconds / max(1e-9, plan.run_seconds)
+    final = "all" if plan.final_examples == job.examples else f"{plan.final_examples:,} of {job.examples:,}"
+    lines = [
+        f"Plan: about {plan.planned_seconds / 60:.1f} min of {plan.budget_seconds / 60:.1f} allowed"
+        f" ({runs:.1f} × one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB.",
+        f"Learning rates on {plan.scout_examples:,} training rows, then ranks {', '.join(map(str, plan.ranks))} on {final};"
+        f" {plan.decide} held-out rows choose, {plan.score} others score.",
+        f"Differences under about {plan.resolvable_percent:.1f} % of the gain cannot be told apart with {plan.score} rows"
+        " (assumed from nl2bash; measured as it runs).",
+    ]
+    if plan.starved:
+        lines.append("Too little time for runs of 50 steps: the answer can only be UNDECIDED.")
+    elif plan.final_examples < job.examples:
+        lines.append(
+            "The step from there to all rows is extrapolated, and the intervals say so. A larger --budget shortens it."
+        )
+    return lines

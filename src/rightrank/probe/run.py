@@ -1,0 +1,180 @@
+"""Carries a plan out: stage by stage, pack by pack, everything on disk as it is measured, until enough is known or time is up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from rightrank.probe.ladder import Stage, next_stage
+from rightrank.probe.loss_table import Configuration, LossTable, Pack, PackResult
+from rightrank.probe.plan import evaluation_seconds, train_seconds
+from rightrank.stats.decision import decide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+    from rightrank.probe.plan import Job, Plan, Speed
+    from rightrank.stats.evidence import Evidence
+
+Progress = "Callable[[str, float, float], None]"
+StopReason = Literal["answered", "carried out", "out of time", "interrupted"]
+
+
+class Executor(Protocol):
+    """Where packs are trained: in this process, or elsewhere."""
+
+    def fit_together(self, configurations: Sequence[Configuration]) -> list[list[Configuration]]:
+        """Split configurations into groups that fit on the device together."""
+
+    def evaluate_base(self) -> PackResult:
+        """The untrained model on every held-out example."""
+
+    def train(self, pack: Pack, *, export_to: Path | None, on_step: Callable[[float], None]) -> PackResult:
+        """Train and evaluate a pack; ``on_step`` hears which share of it is done. Exports the adapters where asked to."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a probe measures on, as the statistics and the scheduler need it."""
+
+    job: Job
+    tokens_E: np.ndarray
+    scores_E: np.ndarray
+    frequency_loss_E: np.ndarray
+    prior_learning_rate: float
+    widest_rank: int
+    yours: tuple[int, float, float] | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a probe."""
+
+    evidence: Evidence
+    stopped: StopReason
+
+
+class Probe:
+    """One probe on one executor, writing into one loss table."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        plan: Plan,
+        speed: Speed,
+        table: LossTable,
+        executor: Executor,
+        *,
+        deadline: float,
+        on_progress: Callable[[str, float, float], None],
+    ) -> None:
+        self.subject, self.plan, self.speed, self.table, self.executor = subject, plan, speed, table, executor
+        self.deadline = deadline
+        self.on_progress = on_progress
+        self.started = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Measure until answered, carried out, out of time or interrupted (Ctrl-C): whatever is measured then counts."""
+        try:
+            stopped = self._run()
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        return Outcome(self.evidence(), stopped)
+
+    def evidence(self) -> Evidence:
+        """What is measured so far."""
+        subject = self.subject
+        return self.table.evidence(
+            tokens_E=subject.tokens_E,
+            scores_E=subject.scores_E,
+            frequency_loss_E=subject.frequency_loss_E,
+            all_examples=subject.job.examples,
+            starved=self.plan.starved,
+        )
+
+    def _run(self) -> StopReason:
+        begun = self.table.unfinished
+        if begun is not None:
+            self._train(begun, "continuing")
+        while (stage := self._next()) is not None:
+            if self._answered(stage):
+                return "answered"
+            for group in self._groups(stage):
+                affordable = self._affordable(group, stage)
+                if not affordable:
+                    return "out of time"
+                pack = Pack(len(self.table.packs), stage.examples, tuple(affordable), stage.with_score)
+                self._train(pack, stage.why)
+                if len(affordable) < len(group):
+                    return "out of time"
+        return "carried out"
+
+    def _next(self) -> Stage | None:
+        done = [(c, pack.examples) for pack in self.table.packs for c in pack.configurations]
+        return next_stage(
+            self.evidence() if done else None,
+            self.plan,
+            done,
+            prior=self.subject.prior_learning_rate,
+            widest_rank=self.subject.widest_rank,
+            yours=self.subject.yours,
+        )
+
+    def _answered(self, stage: Stage) -> bool:
+        """Whether the question is settled already, so that ``stage`` need not be measured for its sake."""
+        if stage.why in ("ranks", "your own setting") or stage.examples != self.plan.final_examples:
+            return False
+        return decide(self.evidence(), seed=self.subject.seed).status in (
+            "SETTLED",
+            "FLAT",
+            "CEILING",
+            "NO_GAIN",
+        )
+
+    def _groups(self, stage: Stage) -> list[list[Configuration]]:
+        """What trains together: one order of batches a seed, and no more than fits."""
+        seeds = dict.fromkeys(c.seed for c in stage.configurations)
+        by_seed = [[c for c in stage.configurations if c.seed == seed] for seed in seeds]
+        return [group for same in by_seed for group in self.executor.fit_together(same)]
+
+    def _seconds(self, configurations: Sequence[Configuration], examples: int, with_score: bool) -> float:
+        job, speed = self.subject.job, self.speed
+        held_out = self.plan.decide + (self.plan.score if with_score else 0)
+        judged = len(configurations) * evaluation_seconds(job, speed, held_out)
+        return train_seconds(job, speed, [c.rank for c in configurations], examples) + judged
+
+    def _affordable(self, group: Sequence[Configuration], stage: Stage) -> list[Configuration]:
+        """The first configurations of ``group`` that are foreseen to be done before the deadline."""
+        left = self.deadline - time.monotonic()
+        count = len(group)
+        while count and self._seconds(group[:count], stage.examples, stage.with_score) > left:
+            count -= 1
+        return list(group[:count])
+
+    def _train(self, pack: Pack, why: str) -> None:
+        foreseen = self._seconds(pack.configurations, pack.examples, pack.with_score)
+        words = f"{why}: {_in_words(pack)}"
+        before = time.monotonic() - self.started
+        whole = max(self.plan.planned_seconds, before + foreseen)
+        self.table.begin(pack)
+        whole_data = pack.examples == self.subject.job.examples
+        result = self.executor.train(
+            pack,
+            export_to=self.table.directory / "adapters" / f"{pack.number:04d}" if whole_data else None,
+            on_step=lambda share: self.on_progress(words, before + share * foreseen, whole),
+        )
+        self.table.finish(pack, result)
+        if foreseen > 0:
+            # Half the surprise is believed at once, so that one slow pack does not cancel the rest.
+            self.speed = self.speed.slower((result.seconds / foreseen) ** 0.5)
+
+
+def _in_words(pack: Pack) -> str:
+    ranks = sorted({c.rank for c in pack.configurations})
+    shown = ", ".join(map(str, ranks[:6])) + (" …" if len(ranks) > 6 else "")
+    return f"{len(pack.configurations)} × r={shown} on {pack.examples:,} rows"

@@ -1,0 +1,81 @@
+"""The table of choices as text: shared by the terminal and the page, so that both show the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rightrank import recommendation_html as wording
+
+if TYPE_CHECKING:
+    from rightrank.recommendation import Figure, Option, Recommendation
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of choices, as text; ``chosen`` marks the answer, ``extrapolated`` a loss that was not measured."""
+
+    label: str
+    kind: str
+    chosen: bool
+    extrapolated: bool
+    rank: str
+    alpha: str
+    learning_rate: str
+    loss: str
+    gain_lost: str
+    exact: str
+    tokens_right: str
+    train_gib: str
+    adapter_mb: str
+    verdict: str
+
+
+def is_chosen(recommendation: Recommendation, option: Option) -> bool:
+    """Whether ``option`` is the line of the table that ``recommendation.choice`` comes from."""
+    choice = recommendation.choice
+    same = (option.rank, option.alpha, option.learning_rate) == (
+        choice.rank,
+        choice.alpha,
+        choice.learning_rate,
+    )
+    return option.kind == "tuned" and same
+
+
+def rows(recommendation: Recommendation) -> tuple[Row, ...]:
+    """The table of choices: ranks at their best learning rate in order, then the user's own config, then the guides'."""
+    order = {"tuned": 0, "yours": 1, "guide": 2}
+    options = sorted(
+        recommendation.options, key=lambda option: (order[option.kind], option.rank, option.learning_rate)
+    )
+    return tuple(_row(recommendation, option) for option in options)
+
+
+def _row(recommendation: Recommendation, option: Option) -> Row:
+    if recommendation.status == "NO_GAIN":
+        # A share of a gain that does not exist is no number.
+        gain_lost = "–"
+    elif option.verdict == "best":
+        gain_lost = "best"
+    else:
+        gain_lost = wording.percent_interval(option.gain_lost)
+    return Row(
+        label=wording.clean(option.label),
+        kind=option.kind,
+        chosen=is_chosen(recommendation, option),
+        extrapolated=option.loss.source == "extrapolated",
+        rank=str(option.rank),
+        alpha=wording.short(option.alpha),
+        learning_rate=wording.learning_rate(option.learning_rate),
+        loss=wording.loss(option.loss.value),
+        gain_lost=gain_lost,
+        exact=_whole_percent(option.exact),
+        tokens_right=_whole_percent(option.tokens_right),
+        train_gib=wording.number(option.train_gib.value, 1),
+        adapter_mb=wording.number(option.adapter_mb, 0 if option.adapter_mb >= 10 else 1),
+        verdict=option.verdict,
+    )
+
+
+def _whole_percent(figure: Figure | None) -> str:
+    return "–" if figure is None else f"{wording.number(figure.value, 0)} %"

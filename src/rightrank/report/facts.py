@@ -1,0 +1,262 @@
+"""What a recommendation says, in sentences and table lines: shared by the terminal and the page, so that both say the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rightrank import recommendation_html as wording
+
+if TYPE_CHECKING:
+    from rightrank.recommendation import Figure, Recommendation, Status
+
+GAIN_LOST = "gain lost: the share of what training gains over the base model that a choice gives away"
+GAIN_LOST_SHORT = "gain lost: what a choice gives away of what training gains over the base model"
+
+STATUS_NAMES: dict[Status, str] = {
+    "NO_GAIN": "NO GAIN",
+    "UNDECIDED": "UNDECIDED",
+    "FLAT": "FLAT",
+    "CEILING": "CEILING",
+    "SETTLED": "SETTLED",
+}
+STATUS_MEANINGS: dict[Status, str] = {
+    "NO_GAIN": "No rank helps here: look at the data and the template first.",
+    "UNDECIDED": "Not certain at 95 % yet. Below: what is ruled out, and what is safe meanwhile.",
+    "FLAT": "The rank does not matter here. Take the smallest and spare the memory.",
+    "CEILING": "The largest rank tried is still short: twice that rank would gain more than the margin.",
+    "SETTLED": "The smallest rank that is as good as any tried, certain at 95 %.",
+}
+NO_GAIN_CAUSES = (
+    "The base model already writes these completions, perhaps because it wrote them in the first place.",
+    "The prompts are not in the form the base model was trained on: a wrong or missing chat template.",
+    "There is too little data to learn from, or what it teaches does not carry over to held-out rows.",
+)
+METHOD = (
+    "Every run sees the same batches in the same order, starts from the same weights and is compared row by row on the same held-out "
+    "rows; differences, not levels, are the evidence. Intervals are 95 % and count held-out rows and, where there are several, seeds."
+)
+VALIDATED = "validated on SmolLM2-135M only so far"
+
+
+def measured_to(recommendation: Recommendation) -> int:
+    """Training examples of the largest finished run; 0 where none finished."""
+    return max((point.examples for point in recommendation.points if point.loss is not None), default=0)
+
+
+def measured(recommendation: Recommendation) -> str:
+    """How much evidence there is, in one sentence."""
+    data = recommendation.data
+    top = measured_to(recommendation)
+    if not top:
+        return "No run finished; nothing was measured."
+    seeds = len({point.seed for point in recommendation.points})
+    size = f"all {data.train:,}" if top >= data.train else f"up to {top:,} of {data.train:,}"
+    return (
+        f"{wording.count(len(recommendation.points), 'run')} of your recipe on {size} rows, {wording.count(seeds, 'seed')}, "
+        f"{data.decide + data.score:,} held-out rows."
+    )
+
+
+def extrapolation(recommendation: Recommendation) -> str:
+    """What was not measured but continued from smaller runs; empty where everything was measured."""
+    data, top = recommendation.data, measured_to(recommendation)
+    if top and any(option.loss.source == "extrapolated" for option in recommendation.options):
+        return f"Measured to {top:,} rows; {data.train:,} extrapolated (intervals include it)."
+    return ""
+
+
+_RECIPE_NAMES = {
+    "epochs": "epochs",
+    "batch_size": "batch size",
+    "max_length": "maximum length",
+    "over_long": "over-long rows",
+    "loss_on": "trained tokens",
+    "schedule": "schedule",
+    "warmup_ratio": "warm-up",
+    "weight_decay": "weight decay",
+    "max_grad_norm": "gradient clipping",
+    "dropout": "LoRA dropout",
+    "adam_betas": "Adam betas",
+    "adam_epsilon": "Adam epsilon",
+}
+_ORIGINS = {"assumed": "assumed", "given": "you gave it", "config": "your config"}
+
+
+def recipe_lines(recommendation: Recommendation) -> tuple[tuple[str, str, str], ...]:
+    """Name, value and origin of every part of the recipe, in the reader's words."""
+    recipe = recommendation.recipe
+    return tuple(
+        (name, _recipe_value(field, getattr(recipe, field)), _ORIGINS[recipe.origins.get(field, "assumed")])
+        for field, name in _RECIPE_NAMES.items()
+    )
+
+
+def _recipe_value(field: str, value: Any) -> str:
+    if field == "warmup_ratio":
+        return f"{wording.short(100 * value)} % of the steps"
+    if field == "max_length":
+        return f"{value:,} tokens"
+    if field == "loss_on":
+        return "completions only" if value == "completion" else "prompts and completions"
+    if field == "over_long":
+        return "truncated" if value == "truncate" else "dropped"
+    if field == "adam_betas":
+        return " and ".join(wording.short(beta) for beta in value)
+    if field == "adam_epsilon":
+        return wording.learning_rate(value)
+    return wording.short(value) if isinstance(value, (int, float)) else str(value)
+
+
+def assumed(recommendation: Recommendation) -> str:
+    """What nobody gave and was therefore assumed, with its values."""
+    r = recommendation.recipe
+    phrases = {
+        "epochs": wording.epochs(r.epochs),
+        "batch_size": f"batch {r.batch_size}",
+        "max_length": f"up to {r.max_length:,} tokens",
+        "over_long": f"over-long rows {_recipe_value('over_long', r.over_long)}",
+        "loss_on": "loss on completions" if r.loss_on == "completion" else "loss on all tokens",
+        "schedule": f"{r.schedule} schedule",
+        "warmup_ratio": f"{wording.short(100 * r.warmup_ratio)} % warm-up",
+        "weight_decay": f"weight decay {wording.short(r.weight_decay)}",
+        "max_grad_norm": f"gradients clipped at {wording.short(r.max_grad_norm)}",
+        "dropout": f"LoRA dropout {wording.short(r.dropout)}",
+        "adam_betas": f"Adam betas {_recipe_value('adam_betas', r.adam_betas)}",
+        "adam_epsilon": f"epsilon {wording.learning_rate(r.adam_epsilon)}",
+    }
+    parts = [phrases[name] for name in phrases if r.origins.get(name, "assumed") == "assumed"]
+    return f"{'; '.join(parts)}." if parts else "Nothing: the whole recipe was given."
+
+
+def recipe(recommendation: Recommendation) -> str:
+    """The recipe on a line."""
+    r = recommendation.recipe
+    schedule = "constant rate" if r.schedule == "constant" else f"{r.schedule} decay"
+    warmup = f" after {wording.short(100 * r.warmup_ratio)} % warm-up" if r.warmup_ratio else ""
+    loss_on = "loss on completions" if r.loss_on == "completion" else "loss on all tokens"
+    return f"{wording.epochs(r.epochs)}, batch {r.batch_size}, up to {r.max_length:,} tokens, {schedule}{warmup}, {loss_on}"
+
+
+def assumed_names(recommendation: Recommendation) -> str:
+    """The names alone of what was assumed; empty where the whole recipe was given."""
+    return ", ".join(name for name, _, origin in recipe_lines(recommendation) if origin == "assumed")
+
+
+def would_change(recommendation: Recommendation) -> tuple[str, ...]:
+    """What would change the answer, a sentence each."""
+    if recommendation.more_data:
+        return tuple(wording.clean(sentence) for sentence in recommendation.more_data)
+    return ("Another recipe: the answer holds for these epochs, this batch size and this maximum length.",)
+
+
+def data(recommendation: Recommendation) -> str:
+    """The data set on a line."""
+    d = recommendation.data
+    parts = [f"{wording.clean(d.format)}, {d.train:,} train / {d.decide + d.score:,} held out"]
+    parts += [
+        f"{wording.count(n, 'row')} {what}"
+        for n, what in ((d.truncated, "truncated"), (d.dropped, "dropped"))
+        if n
+    ]
+    return f"{wording.clean(d.name)}: {', '.join(parts)}"
+
+
+def model(recommendation: Recommendation) -> str:
+    """The model on a line, with the weights other than embeddings and output head that got no adapter."""
+    m = recommendation.model
+    line = f"{wording.clean(m.name)}, {_size(m.parameters)} parameters, {wording.clean(m.dtype)}"
+    fused = [
+        wording.clean(n)
+        for n in m.not_adapted
+        if not any(word in n for word in ("embed", "wte", "wpe", "head", "norm"))
+    ]
+    return f"{line}; not adapted: {', '.join(fused)}" if fused else line
+
+
+def _size(parameters: int) -> str:
+    for unit, name in ((10**9, "billion"), (10**6, "million")):
+        if parameters >= unit:
+            return f"{parameters / unit:.3g} {name}"
+    return f"{parameters:,}"
+
+
+def cost(recommendation: Recommendation) -> str:
+    """What the answer took and what had been planned."""
+    c = recommendation.cost
+    took, planned = wording.minutes(c.took_minutes), wording.minutes(c.planned_minutes)
+    return f"{took} (planned {planned}) on {wording.clean(c.device)}; {c.runs:.2g} × one run; peak {c.peak_gib:.1f} GiB"
+
+
+def resolvable(recommendation: Recommendation) -> str:
+    """What the held-out rows can tell apart; empty where that is not known."""
+    figure, d = recommendation.cost.resolvable, recommendation.data
+    return (
+        ""
+        if figure is None
+        else f"{d.decide + d.score:,} held-out rows tell apart differences of {wording.percent(figure.value)} of the gain."
+    )
+
+
+def margin(recommendation: Recommendation) -> str:
+    """How close two choices must be to count as the same, and from which reading that comes."""
+    m = recommendation.margin
+    same = (
+        f"Two choices closer than {wording.loss(m.used.value)} nats a token ({wording.percent(m.as_percent_of_gain)} of the gain) "
+        "count as the same"
+    )
+    one_percent = f"1 % of the gain ({wording.loss(m.one_percent_of_gain.value)})"
+    if m.ten_percent_more_data is None:
+        return f"{same}: {one_percent}. What 10 % more data would buy cannot be told from these runs."
+    return (
+        f"{same}: the smaller of {one_percent} and the loss that 10 % more data would buy "
+        f"({wording.loss(m.ten_percent_more_data.value)})."
+    )
+
+
+def no_gain(recommendation: Recommendation) -> str:
+    """What training was compared with and did not beat."""
+    base, best, frequency = (
+        recommendation.base_loss.value,
+        recommendation.best_loss.value,
+        recommendation.frequency_loss.value,
+    )
+    if best >= frequency:
+        return (
+            f"The best run has {wording.loss(best)} nats a token; knowing only how often each token occurs gives "
+            f"{wording.loss(frequency)}. Training does not beat mere token frequencies."
+        )
+    return f"The best run has {wording.loss(best)} nats a token, the base model without training {wording.loss(base)}."
+
+
+def ranks(values: tuple[int, ...]) -> str:
+    """``r=4, r=8``."""
+    return ", ".join(f"r={rank}" for rank in values)
+
+
+def still_possible(recommendation: Recommendation) -> tuple[int, ...]:
+    """Ranks in the table that nothing has ruled out."""
+    tuned = {option.rank for option in recommendation.options if option.kind == "tuned"}
+    return tuple(sorted(tuned - set(recommendation.ruled_out)))
+
+
+def price(figure: Figure | None) -> str:
+    """Of a next step: ``About 25 min``, or that it cannot be told."""
+    return "Time unknown" if figure is None else f"About {wording.minutes(figure.value)}"
+
+
+def safe_worst(recommendation: Recommendation) -> str:
+    """The worst case of the choice that is safe meanwhile."""
+    if recommendation.worst_case is None:
+        return "what it may lose at worst cannot be told from these runs"
+    return f"at worst {wording.percent(recommendation.worst_case.value)} of the gain lost"
+
+
+def how_it_ran(path: str) -> str:
+    """``ModelFacts.path`` in the reader's words."""
+    kind, _, why = wording.clean(path).partition(" ")
+    names = {"packed": "on the fast path", "padded": "on the slower path"}
+    name = names.get(kind.strip(":;,"), "")
+    if not name:
+        return wording.clean(path)
+    why = why.strip(" -–:;,()")
+    return f"{name} ({why})" if why else name

@@ -1,0 +1,115 @@
+"""The report: one HTML file that needs nothing else, holds no row text and runs no script but the copy buttons'."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from rightrank import recommendation_html as wording
+from rightrank.report import choices, facts, figures
+from rightrank.report.chart import TEMPLATES, map_chart, rank_chart
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rightrank.recommendation import MeasuredPoint, Recommendation
+
+FILE_NAME = "report.html"
+_HERE = Path(__file__).parent
+
+
+def render(recommendation: Recommendation, configs: Mapping[str, str] | None = None) -> str:
+    """The page. ``configs`` are trainers' configs by name, shown in tabs."""
+    versions = recommendation.provenance.versions
+    style, script = _asset("page.css"), _asset("page.js")
+    template = TEMPLATES.get_template("page.html.j2")
+    return template.render(
+        r=recommendation,
+        facts=facts,
+        wording=wording,
+        clean=wording.clean,
+        minus=_minus,
+        style=style,
+        script=script,
+        # Whatever slipped through the escaping could still neither run nor load anything.
+        policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
+        rows=choices.rows(recommendation),
+        runs=[_run(point) for point in _sorted_runs(recommendation)],
+        charts=_charts(recommendation),
+        versions=", ".join(
+            f"{wording.clean(name)} {wording.clean(version)}" for name, version in versions.items()
+        ),
+        copied=_copied(recommendation),
+        configs={wording.clean(name): wording.clean_lines(text) for name, text in (configs or {}).items()},
+    )
+
+
+def write(
+    recommendation: Recommendation, directory: str | Path, configs: Mapping[str, str] | None = None
+) -> Path:
+    """Write ``report.html`` into ``directory`` (made if need be) and return its path."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE_NAME
+    path.write_text(render(recommendation, configs), encoding="utf-8")
+    return path
+
+
+def _asset(name: str) -> Markup:
+    return Markup((_HERE / name).read_text(encoding="utf-8"))
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _minus(text: str) -> str:
+    """Numbers with a real minus sign."""
+    return text.replace("-", "−")
+
+
+def _charts(recommendation: Recommendation) -> dict[str, Any]:
+    """Both figures, each for wide and for narrow screens: text in an SVG that is merely scaled down cannot be read on a phone."""
+    curve, area = figures.rank_figure(recommendation), figures.map_figure(recommendation)
+    return {
+        "curve": curve,
+        "curve_wide": rank_chart(curve, "curve-wide"),
+        "curve_narrow": rank_chart(curve, "curve-narrow", width=380, height=330),
+        "map": area,
+        "map_wide": map_chart(area, "map-wide"),
+        "map_narrow": map_chart(area, "map-narrow", width=380, height=400),
+    }
+
+
+def _copied(recommendation: Recommendation) -> str:
+    """What the copy button beside the choice copies: plain lines that every trainer's config resembles."""
+    choice = recommendation.choice
+    return (
+        f"lora_r: {choice.rank}\nlora_alpha: {wording.short(choice.alpha)}\nlearning_rate: {choice.learning_rate!r}\n"
+        f"num_train_epochs: {wording.short(choice.epochs)}\n"
+        f"target_modules: [{', '.join(wording.clean(name) for name in choice.target_modules)}]\n"
+    )
+
+
+def _sorted_runs(recommendation: Recommendation) -> list[MeasuredPoint]:
+    return sorted(recommendation.points, key=lambda p: (p.rank, p.learning_rate, p.alpha, p.examples, p.seed))
+
+
+def _run(point: MeasuredPoint) -> tuple[str, ...]:
+    """A line of the table of runs."""
+    return (
+        str(point.rank),
+        wording.short(point.alpha),
+        wording.learning_rate(point.learning_rate),
+        str(point.seed),
+        f"{point.examples:,}",
+        f"{point.steps:,}",
+        "diverged" if point.loss is None else _minus(wording.loss(point.loss)),
+        "–" if point.gain_lost is None else _minus(wording.percent_interval(point.gain_lost)),
+        "–" if point.train_loss is None else _minus(wording.loss(point.train_loss)),
+        point.role,
+    )

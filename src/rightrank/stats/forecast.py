@@ -1,0 +1,153 @@
+"""Losses carried from one number of training examples to the next.
+
+Contrasts between settings, not levels, are what is carried. What was not run at a larger size is forecast there from the smaller ones,
+so that settings dropped on the way stay in the comparison.
+
+Dimensions: U settings, B replicates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rightrank.stats.paired import Sampled
+from rightrank.stats.seeds import HIGH_FROM
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+    from rightrank.stats.rungs import Measured
+
+# How a setting's loss moves, per unit of ln(training examples), is smooth in rank at one learning rate: where a setting was run at one
+# size only, it is interpolated between the ranks around it, with this standard error as a share of the gain, below and above HIGH_FROM.
+# Assumed from ranks 16 and 64 between 8, 32 and 128, n/8 to n (SmolLM2-135M, five data sets: 0.08 % up to 1e-3, 0.6 % at 3e-3).
+SMOOTH_DRIFT_LOW, SMOOTH_DRIFT_HIGH = 0.001, 0.006
+# The same without ranks on both sides: the mean of the better half of all settings. Assumed from near-best settings of the same runs
+# (0.8-1.6 % on four data sets).
+ASSUMED_DRIFT = 0.012
+# Learning rates (log10) this close count as one for the purpose above. Chosen: a quarter of a half-decade step.
+SAME_RATE = 0.13
+# A contrast that shrank is carried on as shrinking by the same factor again, not as crossing zero: that share of the way to the straight
+# line is taken off, and the same share is its standard error. Assumed: on banking77 a straight line from n/8 makes rank 1 the best at 2n.
+STRAIGHT_SHARE = 0.25
+
+
+def _borrowed(
+    data: Measured, both_U: Bool[np.ndarray, " U"], reference_U: Bool[np.ndarray, " U"]
+) -> tuple[Float[np.ndarray, "U U"], Float[np.ndarray, " U"]]:
+    """Whose drift each setting takes (weights that sum to 1), and the standard error of doing so as a share of the gain."""
+    weight_UU, share_U = np.eye(len(both_U)), np.zeros(len(both_U))
+    log_rank_U = np.log(data.rank_U)
+    for u in np.flatnonzero(~both_U):
+        alike_U = both_U & (np.abs(data.axis_U - data.axis_U[u]) <= SAME_RATE)
+        below = [v for v in np.flatnonzero(alike_U) if log_rank_U[v] <= log_rank_U[u]]
+        above = [v for v in np.flatnonzero(alike_U) if log_rank_U[v] >= log_rank_U[u]]
+        weight_UU[u] = reference_U / reference_U.sum()
+        share_U[u] = ASSUMED_DRIFT
+        if below and above:
+            low, high = max(below, key=lambda v: log_rank_U[v]), min(above, key=lambda v: log_rank_U[v])
+            gap = log_rank_U[high] - log_rank_U[low]
+            part = (log_rank_U[u] - log_rank_U[low]) / gap if gap > 0 else 0.5
+            weight_UU[u] = 0.0
+            weight_UU[u, low] += 1 - part
+            weight_UU[u, high] += part
+            share_U[u] = SMOOTH_DRIFT_LOW if 10 ** data.axis_U[u] < HIGH_FROM else SMOOTH_DRIFT_HIGH
+    return weight_UU, share_U
+
+
+def _forecast(
+    data: Measured, tables: list[Sampled], target: float, gain: float
+) -> tuple[Sampled, Float[np.ndarray, " U"]]:
+    """The last table carried on to ``target`` training examples, and values that serve to choose. ``gain``: nats, scales what is assumed.
+
+    Every setting moves as it moved between the last two tables, linear in ln(training examples), so that errors grow by themselves.
+    The values to choose by are shrunk towards the common drift as noise demands (James-Stein: the variance of the true drifts over
+    that plus the noise); they certify nothing.
+    """
+    last = tables[-1]
+    sizes = [float(r.examples) for r in data.rungs[: len(tables)]]
+    step = math.log(target / sizes[-1])
+    if step <= 0:
+        return last, last.value_K
+    both_U = (
+        np.isfinite(last.value_K) & np.isfinite(tables[-2].value_K) if len(tables) > 1 else np.zeros(1, bool)
+    )
+    if not both_U.any():
+        unknown = step * ASSUMED_DRIFT * gain * data.normal_BU
+        return Sampled(last.value_K, last.example_BK, last.seed_BK + unknown), last.value_K
+    log_ratio = math.log(sizes[-1] / sizes[-2])
+    reference_U = both_U & (last.value_K <= np.median(last.value_K[both_U]))
+    weight_UU, share_U = _borrowed(data, both_U, reference_U)
+    moved = last.plus(tables[-2], -1.0)
+    drift = moved.combine(weight_UU / log_ratio)
+    mean = moved.combine(reference_U[None] / reference_U.sum() / log_ratio)
+    bend_U = _bend(last.value_K, tables[-2].value_K, step / log_ratio)
+    error_U = step * share_U * gain + STRAIGHT_SHARE * np.abs(bend_U)
+    straight = last.plus(drift, step)
+    ahead = Sampled(
+        straight.value_K + (1 - STRAIGHT_SHARE) * bend_U,
+        straight.example_BK,
+        straight.seed_BK + error_U * data.normal_BU,
+    )
+    contrast_U = drift.value_K - mean.value_K
+    noise_U = np.mean((drift.deviation_BK - mean.deviation_BK) ** 2, axis=0)
+    true = max(0.0, float(np.mean(contrast_U[reference_U] ** 2) - np.mean(noise_U[reference_U])))
+    shrink_U = true / np.maximum(true + noise_U, 1e-300)
+    return ahead, straight.value_K + bend_U - step * (1 - shrink_U) * contrast_U
+
+
+def _bend(
+    last_U: Float[np.ndarray, " U"], before_U: Float[np.ndarray, " U"], steps: float
+) -> Float[np.ndarray, " U"]:
+    """How far shrinking by a constant factor ends from the straight line, for contrasts to the last best that shrank; else 0."""
+    best = int(np.nanargmin(np.where(np.isfinite(before_U), last_U, np.nan)))
+    near_U, far_U = last_U - last_U[best], before_U - before_U[best]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio_U = near_U / far_U
+        bend_U = near_U * ratio_U**steps - (near_U + steps * (near_U - far_U))
+    return np.where((ratio_U > 0) & (ratio_U < 1), bend_U, 0.0)
+
+
+def _merge(measured: Sampled, forecast: Sampled, diverged_U: Bool[np.ndarray, " U"]) -> Sampled:
+    """Measured where there is a measurement; elsewhere the forecast, shifted by what the settings known in both show."""
+    here_U = np.isfinite(measured.value_K)
+    both_U = here_U & np.isfinite(forecast.value_K)
+    if both_U.any():
+        forecast = forecast.plus(measured.plus(forecast, -1.0).combine(both_U[None] / both_U.sum()))
+    value_U = np.where(here_U, measured.value_K, forecast.value_K)
+    return Sampled(
+        np.where(diverged_U, np.nan, value_U),
+        np.where(here_U, measured.example_BK, forecast.example_BK),
+        np.where(here_U, measured.seed_BK, forecast.seed_BK),
+    )
+
+
+def carry_on(
+    data: Measured, decide: list[Sampled], judge: list[Sampled], target: float
+) -> tuple[Sampled, Sampled, Float[np.ndarray, " U"]]:
+    """The last tables of *decide* and *judge* losses carried on to ``target``, and the values that serve to choose.
+
+    Drift is taken on *judge* where the last two rungs were judged on the same kind of examples, otherwise on *decide*.
+    """
+    last = len(decide) - 1
+    rung = data.rungs[last]
+    gain = abs(float(rung.base.value_K[0] - np.nanmin(rung.judge.value_K)))
+    decide_ahead, choose_U = _forecast(data, decide, target, gain)
+    if rung.on_score == data.rungs[max(last - 1, 0)].on_score:
+        judge_ahead, _ = _forecast(data, judge, target, gain)
+    else:
+        judge_ahead = judge[-1].plus(decide_ahead.plus(decide[-1], -1.0))
+    return decide_ahead, judge_ahead, choose_U
+
+
+def complete(data: Measured) -> tuple[list[Sampled], list[Sampled]]:
+    """Tables of *decide* and of *judge* losses at every rung, with the settings that were run at smaller ones only forecast."""
+    decide, judge = [data.rungs[0].decide], [data.rungs[0].judge]
+    for rung in data.rungs[1:]:
+        decide_ahead, judge_ahead, _ = carry_on(data, decide, judge, rung.examples)
+        decide.append(_merge(rung.decide, decide_ahead, rung.diverged_U))
+        judge.append(_merge(rung.judge, judge_ahead, rung.diverged_U))
+    return decide, judge

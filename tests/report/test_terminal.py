@@ -1,0 +1,126 @@
+"""The terminal: 80 columns, plain when piped, the same numbers as the page."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from report.samples import STATUSES, hostile, sample
+from rightrank.report.terminal import print_recommendation
+
+if TYPE_CHECKING:
+    from rightrank.recommendation import Recommendation, Status
+
+PATHS = {"Config": "out/trl_sft.sh", "Report": "out/report.html"}
+
+
+def printed(answer: Recommendation, terminal: bool = False) -> str:
+    file = io.StringIO()
+    console = Console(
+        file=file, width=80, force_terminal=terminal, color_system="standard" if terminal else None
+    )
+    print_recommendation(answer, console, PATHS)
+    return file.getvalue()
+
+
+def test_a_settled_answer_reads_as_designed() -> None:
+    lines = printed(sample("SETTLED")).splitlines()
+    assert lines[:5] == [
+        "SETTLED   Use r=16  alpha=32  lr 4e-4  2 epochs  all linear layers",
+        "No rank up to 128 is better by more than 1 % of what training gains.",
+        "",
+        "medqa.jsonl: Alpaca, 2,700 train / 300 held out, 14 rows truncated",
+        "meta-llama/Meta-Llama-3-8B, 8.03 billion parameters, 4-bit",
+    ]
+    table = lines[lines.index("") + 1 :]
+    table = table[table.index("") + 1 :]
+    assert table[:10] == [
+        "                                loss   gain lost [95 %]     exact  train GiB",
+        " r=4   lr 6e-4                ~1.226   2.4 % [1.6, 3.2]      32 %       13.8",
+        " r=8   lr 6e-4                ~1.216   1.4 % [1.1, 1.8]      33 %       14.0",
+        " r=16  lr 4e-4           <--  ~1.204   0.1 % [-0.5, 0.7]     34 %       14.2",
+        " r=32  lr 4e-4                ~1.205   0.2 % [-0.4, 0.8]     34 %       14.8",
+        " r=64  lr 3e-4                ~1.203    best                 34 %       15.8",
+        " r=128 lr 3e-4                 1.206   0.3 % [-0.3, 0.9]     34 %       18.0",
+        " yours r=32 a=16 2e-4         ~1.232   3.1 % [2.2, 4.0]      31 %       14.8",
+        " guide r=8 a=16 1e-4          ~1.342  14.8 % [13.4, 16.2]    19 %       14.0",
+        " guide r=16 a=32 2e-4         ~1.217   1.5 % [0.7, 2.3]      32 %       14.2",
+    ]
+    assert table[11:] == [
+        "",
+        "30 runs of your recipe on up to 1,350 of 2,700 rows, 2 seeds, 300 held-out rows.",
+        "~ Measured to 1,350 rows; 2,700 extrapolated (intervals include it).",
+        "41 min (planned 38 min) on NVIDIA GeForce RTX 4090; 0.93 × one run; peak 21.4",
+        "GiB.",
+        "Note: 14 rows are longer than 2,048 tokens and were truncated.",
+        "Config: out/trl_sft.sh   Report: out/report.html",
+    ]
+
+
+def test_undecided_says_what_is_ruled_out_safe_and_would_decide() -> None:
+    answer = sample("UNDECIDED")
+    text = printed(answer)
+    assert text.startswith("UNDECIDED   Ruled out: r=4, r=8   Still possible: r=16, r=32, r=64, r=128\n")
+    assert "Safe meanwhile: r=32  alpha=38  lr 4e-4  2 epochs  all linear layers\n" in text
+    assert "                at worst 1.8 % of the gain lost\n" in text
+    assert "To decide:\n" in text
+    # On one line however long, so that it can be copied.
+    assert f"\n  {answer.to_decide[0].command}\n    About 64 min. Trains the four open ranks" in text
+    assert "    Time unknown. About 900 more" in text
+
+
+def test_no_gain_says_so_and_what_it_usually_means() -> None:
+    answer = sample("NO_GAIN")
+    text = printed(answer)
+    assert text.startswith("NO GAIN   Do not train on this as it is\n")
+    assert "What that usually means:\n - The base model already writes these completions" in text
+    assert "If you train anyway: r=4 " in text
+    assert "of the gain lost" not in text
+    worse = replace(answer, best_loss=replace(answer.best_loss, value=6.0))
+    assert "Training does not beat mere token" in printed(worse)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_lines_fit_80_columns_except_commands(status: Status) -> None:
+    commands = {f"  {step.command}" for step in sample(status).to_decide}
+    for line in printed(sample(status)).splitlines():
+        assert line in commands or len(line) <= 80
+        assert line == line.rstrip()
+
+
+def test_colour_on_a_terminal_and_none_in_a_pipe() -> None:
+    assert "\x1b[" in printed(sample(), terminal=True)
+    assert "\x1b" not in printed(sample())
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_hostile_names_print_as_text(status: Status) -> None:
+    text = printed(hostile(status))
+    assert "[red]x[/red]" in text
+    assert not [c for c in text if c != "\n" and unicodedata.category(c) in ("Cc", "Cf")]
+
+
+def test_an_interrupted_answer_says_so() -> None:
+    answer = sample()
+    stopped = replace(answer, provenance=replace(answer.provenance, interrupted=True))
+    assert "Interrupted: answered from what was measured until then." in printed(stopped)
+    assert "Interrupted" not in printed(answer)
+
+
+def test_layers_left_out_are_named() -> None:
+    answer = sample()
+    partly = replace(answer, choice=replace(answer.choice, target_modules=("q_proj", "v_proj")))
+    assert "on q_proj, v_proj" in printed(partly).splitlines()[0]
+    fused = replace(
+        answer, model=replace(answer.model, not_adapted=("model.layers.*.mlp.experts.gate_up_proj",))
+    )
+    assert "not adapted: model.layers.*.mlp.experts.gate_up_proj" in printed(fused).replace("\n", " ")
+    probed_less = replace(
+        answer, model=replace(answer.model, not_adapted=("model.layers.*.mlp.up_proj.weight",))
+    )
+    assert "all linear layers" not in printed(probed_less)

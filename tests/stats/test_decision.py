@@ -1,0 +1,415 @@
+"""Statuses, safe settings, the accuracy guard, prices, and inputs that hold next to nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from planted import ALL, BASE, GAIN, RANKS, World, ceiling, draw, flat, take
+
+from rightrank.stats.decision import decide
+
+if TYPE_CHECKING:
+    from rightrank.stats.evidence import Evidence
+    from rightrank.stats.results import Decision, Price
+
+CLEAR = World(seed_share=0.0005, seeds=2, examples=600)
+"""Little noise, known to be little: two seeds everywhere."""
+
+
+def quick(evidence: Evidence, **more: object) -> Decision:
+    return decide(evidence, replicates=300, **more)  # type: ignore[arg-type]
+
+
+def row(decision: Decision, kind: str, rank: int) -> Price:
+    return next(p for p in decision.choices if p.kind == kind and p.setting.rank == rank)
+
+
+def with_accuracy(evidence: Evidence, rank: int, share: float) -> Evidence:
+    """``share`` of what was right at ``rank`` is wrong."""
+    right_CE = evidence.right_CE.copy()
+    mine = evidence.rank_C == rank
+    right_CE[mine] = (right_CE[mine] * (1 - share)).astype(int)
+    return replace(evidence, right_CE=right_CE)
+
+
+def test_settled() -> None:
+    found = quick(draw(CLEAR))
+    assert (found.status, found.choice.rank, found.choice.learning_rate) == ("SETTLED", 16, 1e-3)
+    assert found.worst_case_percent is not None
+    assert found.worst_case_percent <= found.margin.percent == 1.0  # type: ignore[union-attr]
+    assert found.ruled_out == (4, 8)
+    assert [row(found, "tuned", r).verdict for r in (4, 8)] == ["worse", "worse"]
+    assert {row(found, "tuned", r).verdict for r in RANKS[2:]} == {"best", "as good"}
+    lost = row(found, "tuned", 4).gain_lost
+    assert lost is not None
+    assert lost.low < 8.0 < lost.high
+    assert lost.value == pytest.approx(8.0, abs=0.6)
+
+
+def test_levels_and_margin_by_hand() -> None:
+    found = quick(draw(CLEAR.but(shared=0.0, smooth=0.0, own=0.0, seed_share=0.0)))
+    assert found.base_loss is not None
+    assert found.base_loss.value == pytest.approx(BASE)
+    assert found.gain is not None
+    assert found.gain.value == pytest.approx(GAIN)
+    assert found.margin is not None
+    assert found.margin.one_percent_of_gain.value == pytest.approx(0.015)
+    assert found.margin.ten_percent_more_data is not None
+    assert found.margin.ten_percent_more_data.value == pytest.approx(0.2 * np.log(1.1))
+    assert found.margin.nats == pytest.approx(0.015)
+    slow = quick(draw(CLEAR.but(shared=0.0, smooth=0.0, own=0.0, seed_share=0.0, per_log_examples=0.05)))
+    assert slow.margin is not None
+    assert slow.margin.nats == pytest.approx(0.05 * np.log(1.1))
+    assert slow.margin.percent == pytest.approx(100 * 0.05 * np.log(1.1) / GAIN)
+
+
+def test_margin_ignores_what_more_data_buys_where_that_is_not_sure() -> None:
+    found = quick(draw(CLEAR.but(per_log_examples=0.0)))
+    assert found.margin is not None
+    assert found.margin.ten_percent_more_data is None
+    assert found.margin.percent == 1.0
+
+
+def test_flat_takes_the_smallest() -> None:
+    found = quick(draw(CLEAR.but(lost=flat)))
+    assert (found.status, found.choice.rank) == ("FLAT", 4)
+    assert found.ruled_out == ()
+
+
+def test_flat_needs_a_range_of_ranks() -> None:
+    found = quick(draw(CLEAR.but(lost=flat, ranks=(8, 16, 24, 32))))
+    assert found.status == "SETTLED"
+
+
+def test_ceiling() -> None:
+    found = quick(draw(CLEAR.but(lost=ceiling)))
+    assert (found.status, found.choice.rank) == ("CEILING", 128)
+    assert "doubling it would gain another" in found.reasons[0]
+
+
+def test_gains_that_shrink_by_half_a_doubling_need_not_go_on() -> None:
+    # 4 %, 2 %, 1 %, 0.5 % of the gain: the next doubling is worth a quarter of a percent.
+    found = quick(draw(CLEAR.but(lost=lambda r: 0.32 / r * 4)))
+    assert found.status == "SETTLED"
+    assert found.choice.rank in (64, 128)
+
+
+@pytest.mark.parametrize("best", [-4.5, -1.5])
+def test_best_learning_rate_at_an_edge_certifies_nothing(best: float) -> None:
+    found = quick(draw(CLEAR.but(best_log_rate=best)))
+    assert found.status == "UNDECIDED"
+    assert "lowest" in found.reasons[-1] if best < -3 else "highest" in found.reasons[-1]
+
+
+def test_a_harmless_edge_is_accepted() -> None:
+    # Hardly any curvature: the step from 1e-3 to 3e-3 gains 0.01 % of the gain, and so would the next at most.
+    found = quick(draw(CLEAR.but(best_log_rate=-2.0, curvature=0.0002)))
+    assert found.status == "SETTLED"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"starved": True}, "50 optimiser steps"),
+        ({"all_examples": 2 * ALL}, "not known"),
+    ],
+)
+def test_what_forbids_a_certificate(change: dict[str, object], why: str) -> None:
+    evidence = draw(CLEAR.but(sizes=(ALL,)))
+    assert quick(evidence).status == "SETTLED"  # all data were trained on: one size is enough
+    found = quick(replace(evidence, **change))  # type: ignore[arg-type]
+    assert found.status == "UNDECIDED"
+    assert any(why in reason for reason in found.reasons)
+    assert found.worst_case_percent is not None
+
+
+def test_two_ranks_are_too_few() -> None:
+    found = quick(draw(CLEAR.but(ranks=(16, 64))))
+    assert found.status == "UNDECIDED"
+    assert "Only 2 ranks" in found.reasons[0]
+
+
+def test_noise_leaves_it_undecided_and_says_what_would_decide() -> None:
+    found = quick(draw(World(shared=1.0, smooth=0.2, own=0.4, examples=200, seeds=3)))
+    assert found.status == "UNDECIDED"
+    assert found.worst_case_percent is not None
+    assert found.worst_case_percent > 1.0
+    assert found.best == row(found, "tuned", found.best.rank).setting
+    own = row(found, "tuned", found.best.rank).gain_lost
+    assert own is not None
+    assert own.high > 1.0  # the best itself is not sure to be as good as the best
+    assert found.deciding is not None
+    shares = found.deciding.share_examples + found.deciding.share_seeds + found.deciding.share_extrapolation
+    assert shares == pytest.approx(1.0)
+    assert found.deciding.helps_most == "held-out examples"
+    assert found.deciding.held_out_needed is not None
+    assert found.deciding.held_out_needed > found.deciding.held_out_now == 100
+
+
+def test_needed_examples_follow_the_square_root() -> None:
+    found = quick(draw(World(shared=1.0, smooth=0.3, own=0.6, examples=400, seeds=3))).deciding
+    assert found is not None
+    square = found.half_width_percent**2  # in units of the margin, which is 1 %
+    by_hand = found.held_out_now * found.share_examples * square / (1 - found.share_seeds * square)
+    assert found.held_out_needed == pytest.approx(by_hand, abs=1.5)
+    assert found.all_times == pytest.approx(square)
+    assert (found.seeds_now, found.seeds_needed) == (3, None)  # the examples alone are too much
+
+
+def test_base_saturated_gains_nothing() -> None:
+    found = quick(draw(CLEAR.but(base=1.45)))
+    assert (found.status, found.choice.rank) == ("NO_GAIN", 4)
+    assert "base model does as well" in found.reasons[0]
+    assert found.worst_case_percent is None
+    assert found.ruled_out == ()
+
+
+@pytest.mark.parametrize("frequency", [1.45, 1.505])
+def test_random_tokens_gain_nothing_however_confident_the_base(frequency: float) -> None:
+    found = quick(draw(CLEAR.but(base=9.0, frequency=frequency)))
+    assert found.status == "NO_GAIN"
+    assert "how often each token occurs" in found.reasons[0]
+
+
+@pytest.mark.parametrize("base", [1.45, 1.6])
+def test_a_gain_that_is_merely_unsure_is_undecided(base: float) -> None:
+    found = quick(draw(World(base=base, shared=0.3, smooth=1.0, own=1.0, examples=60)))
+    assert found.status == "UNDECIDED"
+    assert any("not yet sure that training gains" in reason for reason in found.reasons)
+    assert found.worst_case_percent is None
+
+
+def test_starved_is_undecided_even_without_gain() -> None:
+    assert quick(replace(draw(CLEAR.but(base=1.4)), starved=True)).status == "UNDECIDED"
+
+
+def test_accuracy_guard() -> None:
+    evidence = draw(CLEAR.but(lost=flat))
+    found = quick(with_accuracy(evidence, 4, 0.10))
+    assert (found.status, found.choice.rank) == ("SETTLED", 8)
+    assert row(found, "tuned", 4).verdict == "worse"
+    assert any("fewer completions or tokens right" in reason for reason in found.reasons)
+    right = row(found, "tuned", 4).tokens_right
+    expected = 100 * np.mean([1 - 0.10]) * 0.8
+    assert right is not None
+    assert right.value == pytest.approx(expected, abs=3)
+
+
+def test_accuracy_that_is_not_known_guards_nothing_and_is_said() -> None:
+    evidence = draw(CLEAR)
+    found = quick(replace(evidence, right_CE=np.full_like(evidence.right_CE, -1)))
+    assert found.status == "SETTLED"
+    assert row(found, "tuned", 16).exact is None
+    assert any("loss alone" in warning for warning in found.warnings)
+
+
+def test_exact_by_hand() -> None:
+    evidence = draw(CLEAR)
+    right_CE = evidence.right_CE.copy()
+    scored = np.flatnonzero(evidence.scores_E)
+    right_CE[:, scored] = 0
+    right_CE[:, scored[:75]] = evidence.tokens_E[scored[:75]]
+    exact = row(quick(replace(evidence, right_CE=right_CE)), "tuned", 16).exact
+    assert exact is not None
+    assert exact.value == pytest.approx(25.0)
+    assert exact.low < 25 < exact.high
+
+
+def test_guides_are_derived_or_measured_and_yours_is_priced_likewise() -> None:
+    world = CLEAR.but(smooth=0.0, own=0.01)
+    found = quick(draw(world), yours=(16, 16.0, 3e-4))
+    assert [p.setting.rank for p in found.choices if p.kind == "guide"] == [8, 16, 32, 64, 128]
+    guide = row(found, "guide", 16)
+    assert (guide.setting.alpha, guide.setting.learning_rate, guide.source) == (32.0, 2e-4, "derived")
+    assert guide.gain_lost is not None
+    assert guide.gain_lost.value == pytest.approx(world.gain_lost(16, 2e-4), abs=0.5)
+    assert guide.gain_lost.low < guide.gain_lost.value < guide.gain_lost.high
+    yours = row(found, "yours", 16)
+    assert yours.gain_lost is not None
+    assert yours.gain_lost.value == pytest.approx(world.gain_lost(16, 1.5e-4), abs=0.5)
+    run = quick(draw(world.but(extra=((16, 2e-4),))), yours=(512, 16.0, 3e-4))
+    assert row(run, "guide", 16).source == "measured"
+    assert (row(run, "yours", 512).source, row(run, "yours", 512).loss) == (None, None)
+    assert "outside" in str(row(run, "yours", 512).why_not)
+
+
+def test_without_scores_the_choosing_examples_score_and_that_is_said() -> None:
+    evidence = draw(CLEAR)
+    loss_CE = evidence.loss_CE.copy()
+    loss_CE[:, evidence.scores_E] = np.nan
+    found = quick(replace(evidence, loss_CE=loss_CE))
+    assert found.choice.rank == 16
+    assert any("choose" in warning for warning in found.warnings)
+
+
+def test_scores_at_the_largest_size_only() -> None:
+    evidence = draw(CLEAR)
+    loss_CE = evidence.loss_CE.copy()
+    loss_CE[np.ix_(evidence.examples_C < ALL, evidence.scores_E)] = np.nan
+    found = quick(replace(evidence, loss_CE=loss_CE))
+    assert (found.status, found.choice.rank) == ("SETTLED", 16)
+    assert found.warnings == ()
+    half = quick(replace(evidence, loss_CE=loss_CE, all_examples=2 * ALL))
+    assert half.extrapolated
+    assert row(half, "tuned", 16).source == "extrapolated"
+
+
+def test_every_run_has_a_point() -> None:
+    evidence = draw(CLEAR)
+    loss_CE = evidence.loss_CE.copy()
+    loss_CE[3] = np.inf
+    found = quick(replace(evidence, loss_CE=loss_CE))
+    assert len(found.runs) == len(evidence.rank_C)
+    assert (found.runs[3].decide_loss, found.runs[3].gain_lost) == (None, None)
+    decide_E = ~evidence.scores_E
+    by_hand = evidence.loss_CE[5, decide_E].sum() / evidence.tokens_E[decide_E].sum()
+    assert found.runs[5].decide_loss == pytest.approx(by_hand)
+
+
+def test_drift_is_told_or_not() -> None:
+    steep = quick(draw(CLEAR.but(lost=flat, drift=0.02)))
+    assert steep.drift.rank_slope is not None
+    assert steep.drift.rank_slope.low > 0
+    assert steep.drift.sentences[0].startswith("More data favours higher ranks")
+    assert "would be better" in steep.drift.sentences[2]
+    level = quick(draw(CLEAR.but(lost=flat)))
+    assert level.drift.sentences[0].startswith("Whether more data favours")
+    single = quick(draw(CLEAR.but(sizes=(ALL,))))
+    assert single.drift.sentences == ("How more data would move the answer cannot be told from these runs.",)
+
+
+def test_no_word_of_the_workshop_reaches_the_reader() -> None:
+    worlds = (
+        CLEAR,
+        CLEAR.but(lost=flat),
+        CLEAR.but(lost=ceiling),
+        CLEAR.but(base=1.5),
+        World(examples=40, own=1.0),
+    )
+    for world in worlds:
+        found = quick(draw(world))
+        said = " ".join((*found.reasons, *found.drift.sentences, *found.warnings)).lower()
+        assert not any(word in said for word in ("bank", "pack", "rung", "surface", "regret", "nan", "inf "))
+
+
+# --- what must not matter
+
+
+def summary(decision: Decision) -> tuple[object, ...]:
+    prices = [(p.kind, p.setting, p.verdict, p.gain_lost) for p in decision.choices]
+    return decision.status, decision.choice, decision.worst_case_percent, prices, decision.gain
+
+
+def close(one: Decision, other: Decision) -> None:
+    assert (one.status, one.choice) == (other.status, other.choice)
+    for a, b in zip(one.choices, other.choices, strict=True):
+        assert (a.kind, a.setting, a.verdict) == (b.kind, b.setting, b.verdict)
+        if a.gain_lost is not None and b.gain_lost is not None:
+            ends = (b.gain_lost.low, b.gain_lost.value, b.gain_lost.high)
+            assert (a.gain_lost.low, a.gain_lost.value, a.gain_lost.high) == pytest.approx(ends, abs=1e-6)
+
+
+SMALL = World(seeds=2, examples=100, ranks=(4, 16, 64))
+
+
+def test_the_same_seed_gives_the_same_answer_to_the_last_digit() -> None:
+    evidence = draw(SMALL)
+    assert summary(quick(evidence)) == summary(quick(evidence))
+    assert summary(quick(evidence)) != summary(quick(evidence, seed=1))
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**31))
+def test_order_of_runs_and_examples_does_not_matter(order: int) -> None:
+    evidence = draw(SMALL)
+    rng = np.random.default_rng(order)
+    mixed = take(evidence, rng.permutation(len(evidence.rank_C)), rng.permutation(len(evidence.tokens_E)))
+    close(quick(mixed), quick(evidence))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.floats(0.01, 100))
+def test_units_of_loss_do_not_matter(scale: float) -> None:
+    evidence = draw(SMALL)
+    changed = {
+        name: scale * getattr(evidence, name) for name in ("loss_CE", "base_loss_E", "frequency_loss_E")
+    }
+    close(quick(replace(evidence, **changed)), quick(evidence))
+
+
+def test_the_same_run_twice_is_one_run() -> None:
+    evidence = draw(SMALL)
+    twice = take(evidence, np.concatenate([np.arange(len(evidence.rank_C))] * 2))
+    close(quick(twice), quick(evidence))
+
+
+def test_irrelevant_candidates_do_not_drag_the_answer() -> None:
+    world = CLEAR.but(seeds=1)
+    useless = (*((r, lr) for r in RANKS for lr in (1e-5, 1e-4, 3e-2)), (2, 1e-3), (1, 1e-3))
+    plain, more = quick(draw(world)), quick(draw(world.but(extra=useless)))
+    assert (plain.status, plain.choice.rank) == ("SETTLED", 16)
+    assert (more.status, more.choice) == (plain.status, plain.choice)
+    assert more.worst_case_percent == pytest.approx(plain.worst_case_percent, abs=1e-9)
+    fewer = quick(draw(world.but(ranks=(8, 16, 32, 64, 128))))
+    assert (fewer.status, fewer.choice) == (plain.status, plain.choice)
+
+
+# --- next to nothing
+
+
+def everything_diverged(evidence: Evidence) -> Evidence:
+    return replace(evidence, loss_CE=np.full_like(evidence.loss_CE, np.inf))
+
+
+def nothing_evaluated(evidence: Evidence) -> Evidence:
+    return replace(evidence, loss_CE=np.full_like(evidence.loss_CE, np.nan))
+
+
+def no_base(evidence: Evidence) -> Evidence:
+    return replace(evidence, base_loss_E=np.full_like(evidence.base_loss_E, np.nan))
+
+
+def no_gain_at_all(evidence: Evidence) -> Evidence:
+    same = np.tile(evidence.base_loss_E, (len(evidence.rank_C), 1))
+    return replace(evidence, loss_CE=same)
+
+
+def all_diverged_but_one(evidence: Evidence) -> Evidence:
+    loss_CE = np.full_like(evidence.loss_CE, np.inf)
+    loss_CE[0] = evidence.loss_CE[0]
+    return replace(evidence, loss_CE=loss_CE)
+
+
+def everything_zero(evidence: Evidence) -> Evidence:
+    zeros = {name: 0 * getattr(evidence, name) for name in ("loss_CE", "base_loss_E", "frequency_loss_E")}
+    return replace(evidence, **zeros)
+
+
+@pytest.mark.parametrize("examples", [2, 3, 100])
+@pytest.mark.parametrize(
+    "change",
+    [everything_diverged, nothing_evaluated, no_base, no_gain_at_all, all_diverged_but_one, everything_zero, lambda e: e,
+     lambda e: take(e, np.arange(1)), lambda e: take(e, np.flatnonzero(e.rank_C == 4)),
+     lambda e: replace(e, scores_E=np.ones_like(e.scores_E)), lambda e: replace(e, scores_E=np.zeros_like(e.scores_E)),
+     lambda e: replace(e, tokens_E=0 * e.tokens_E), lambda e: replace(e, all_examples=1)],
+)  # fmt: skip
+def test_next_to_nothing_certifies_nothing(examples: int, change) -> None:
+    found = quick(change(draw(World(examples=examples))), yours=(16, 16.0, 2e-4))
+    assert found.status in ("UNDECIDED", "NO_GAIN") or examples == 100
+    assert found.choice.rank in RANKS
+    assert found.reasons
+    numbers = [
+        found.worst_case_percent,
+        *(v for p in found.choices if p.gain_lost for v in vars(p.gain_lost).values()),
+    ]
+    assert all(n is None or np.isfinite(n) for n in numbers)
+
+
+def test_no_run_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no finished run"):
+        quick(take(draw(SMALL), np.arange(0)))

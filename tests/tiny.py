@@ -1,0 +1,76 @@
+"""Tiny random models and examples, made on the spot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from rightrank.bank.base_model import BaseModel, load_base
+from rightrank.data import TokenizedExample
+
+VOCABULARY = 64
+
+
+def tiny_model(
+    kind: str = "llama",
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    hidden: int = 32,
+    layers: int = 2,
+) -> Any:
+    import transformers as hf
+
+    torch.manual_seed(seed)
+    common = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
+    shape = {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+    }
+    if kind == "llama":
+        model = hf.LlamaForCausalLM(hf.LlamaConfig(**common, **shape))
+    elif kind == "qwen3":
+        model = hf.Qwen3ForCausalLM(hf.Qwen3Config(**common, **shape, head_dim=hidden // 4))
+    elif kind == "mistral":
+        model = hf.MistralForCausalLM(hf.MistralConfig(**common, **shape, sliding_window=5))
+    elif kind == "gemma2":
+        model = hf.Gemma2ForCausalLM(
+            hf.Gemma2Config(**common, **shape, head_dim=hidden // 4, pad_token_id=0, sliding_window=6)
+        )
+    elif kind == "gpt2":
+        model = hf.GPT2LMHeadModel(
+            hf.GPT2Config(**common, n_embd=hidden, n_layer=layers, n_head=4, n_positions=256)
+        )
+    else:
+        raise AssertionError(kind)
+    with torch.no_grad():  # the default start is so small that attention hardly matters
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2 and "embed" not in name and "wte" not in name and "wpe" not in name:
+                parameter.normal_(0, 1.0 / parameter.shape[-1] ** 0.5)
+            elif parameter.ndim >= 2:
+                parameter.normal_(0, 0.5)
+    return model.to(dtype).eval()
+
+
+def tiny_base(kind: str = "llama", **options: Any) -> BaseModel:
+    return load_base(tiny_model(kind, **options), tokenizer=object())
+
+
+def random_examples(
+    count: int, *, seed: int = 0, shortest: int = 4, longest: int = 12
+) -> list[TokenizedExample]:
+    rng = np.random.default_rng(seed)
+    examples = []
+    for index in range(count):
+        length = int(rng.integers(shortest, longest + 1))
+        trained = np.zeros(length, dtype=bool)
+        trained[int(rng.integers(1, length - 1)) :] = True
+        ids = rng.integers(3, VOCABULARY, length).astype(np.int32)
+        examples.append(TokenizedExample(token_ids_T=ids, trained_T=trained, prompt_key=str(index)))
+    return examples
