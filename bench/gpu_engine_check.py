@@ -1,6 +1,6 @@
 """Does the bank compute on CUDA what it computes on the CPU, and how fast is a step? Prints a table; run it on a machine with a GPU.
 
-    python bench/gpu_engine_check.py MODEL DATA
+python bench/gpu_engine_check.py MODEL DATA
 """
 
 from __future__ import annotations
@@ -47,12 +47,22 @@ def check_products(device: torch.device) -> None:
             rows = module.rows(k)
             a, b = module.a_RI[rows].double(), module.b_RO[rows].double()
             xk, dyk = x[k].double(), dy[k].double()
-            truth = {"y": 2 * xk @ a.T @ b, "dx": 2 * dyk @ b.T @ a, "dA": 2 * (dyk @ b.T).T @ xk, "dB": 2 * (xk @ a.T).T @ dyk}
+            truth = {
+                "y": 2 * xk @ a.T @ b,
+                "dx": 2 * dyk @ b.T @ a,
+                "dA": 2 * (dyk @ b.T).T @ xk,
+                "dB": 2 * (xk @ a.T).T @ dyk,
+            }
             found = {"y": y[k], "dx": leaf.grad[k], "dA": module.grad_a[k], "dB": module.grad_b[k]}
             for name, value in truth.items():
-                worst.setdefault(name, []).append(((found[name].double() - value).norm() / value.norm()).item())
+                worst.setdefault(name, []).append(
+                    ((found[name].double() - value).norm() / value.norm()).item()
+                )
             assert rank == module.ranks_K[k]
-        print("grouped" if grouped else "loop", {name: [f"{e:.1e}" for e in errors] for name, errors in worst.items()})
+        print(
+            "grouped" if grouped else "loop",
+            {name: [f"{e:.1e}" for e in errors] for name, errors in worst.items()},
+        )
 
 
 def main() -> None:
@@ -66,7 +76,9 @@ def main() -> None:
         with torch.no_grad(), Forward(base, packed=packed) as forward:
             losses, _ = forward.token_losses(Batch.of(few, base.device))
         apart = (losses[0].double() - truth).abs()
-        print(f"packed={packed}: mean |difference| to the untouched model {apart.mean():.2e}, worst {apart.max():.2e} nats")
+        print(
+            f"packed={packed}: mean |difference| to the untouched model {apart.mean():.2e}, worst {apart.max():.2e} nats"
+        )
     print(choose_path(base, few))
     targets = find_targets(base.model)
     ranks = [1, 4, 8, 30, 128]
@@ -85,15 +97,21 @@ def main() -> None:
         found.append((loss, [g.clone() for g in bank.gradients]))
     for k, rank in enumerate(ranks):
         a, b = found[0][1][k], found[1][1][k]
-        print(f"r={rank}: loss {found[0][0][k]:.5f} {found[1][0][k]:.5f}, gradient apart {((a - b).norm() / b.norm()):.2e}")
+        print(
+            f"r={rank}: loss {found[0][0][k]:.5f} {found[1][0][k]:.5f}, gradient apart {((a - b).norm() / b.norm()):.2e}"
+        )
     check_products(base.device)
     memory = measure_memory(base, targets, few, packed=True)
     print(memory, f"free {available_bytes(base.device) / GIB:.1f}")
     batch = data.train[:16]
     tokens = sum(len(e.token_ids_T) for e in batch)
-    print(f"{'K':>3} {'rank':>5} {'step s':>8} {'tokens/s':>9} {'eval tok/s':>10} {'peak':>6} {'foreseen':>8}")
+    print(
+        f"{'K':>3} {'rank':>5} {'step s':>8} {'tokens/s':>9} {'eval tok/s':>10} {'peak':>6} {'foreseen':>8}"
+    )
     for count, rank in ((1, 8), (8, 16), (24, 16)):
-        bank = AdapterBank(targets, [AdapterSpec(rank, rank, 1e-4)] * count, device=base.device, dtype=base.dtype)
+        bank = AdapterBank(
+            targets, [AdapterSpec(rank, rank, 1e-4)] * count, device=base.device, dtype=base.dtype
+        )
         torch.cuda.reset_peak_memory_stats()
         with Forward(base, bank) as forward:
             optimizer = BankOptimizer(bank, recipe, 20)
@@ -112,7 +130,9 @@ def main() -> None:
         held = sum(len(e.token_ids_T) for e in data.decide[:256])
         peak = torch.cuda.max_memory_allocated() / GIB
         foreseen = memory.peak_gib(sum(m.numel() for m in bank.masters), count * tokens)
-        print(f"{count:>3} {rank:>5} {seconds:>8.3f} {count * tokens / seconds:>9.0f} {count * held / judged:>10.0f} {peak:>6.1f} {foreseen:>8.1f}")
+        print(
+            f"{count:>3} {rank:>5} {seconds:>8.3f} {count * tokens / seconds:>9.0f} {count * held / judged:>10.0f} {peak:>6.1f} {foreseen:>8.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -28,14 +28,21 @@ def measure(args: argparse.Namespace) -> None:
     executor = prepared.executor
     executor.judge_by(prepared.data.decide, prepared.data.score)
     out = Path(args.out)
-    table = LossTable(out, {"model": prepared.base.fingerprint, "data": prepared.data.fingerprint, "what": "grid"})
+    table = LossTable(
+        out, {"model": prepared.base.fingerprint, "data": prepared.data.fingerprint, "what": "grid"}
+    )
     if table.base is None:
         table.set_base(executor.evaluate_base())
     judges = [*executor.decide, *executor.score]
-    facts = {"tokens": [e.trained_tokens for e in judges], "decide": len(executor.decide), "rows": len(prepared.data.train)}
+    facts = {
+        "tokens": [e.trained_tokens for e in judges],
+        "decide": len(executor.decide),
+        "rows": len(prepared.data.train),
+    }
     (out / "held_out.json").write_text(json.dumps(facts))
     done = set(table.configurations())
-    wanted = [configuration(r, lr, "rank", seed) for seed in args.seeds for lr in args.rates for r in args.ranks]
+    points = args.points or [(r, lr) for lr in args.rates for r in args.ranks]
+    wanted = [configuration(r, lr, "rank", seed) for seed in args.seeds for r, lr in points]
     for seed in args.seeds:
         left = [c for c in wanted if c not in done and c.seed == seed]
         for group in [left[i : i + args.together] for i in range(0, len(left), args.together)]:
@@ -63,12 +70,27 @@ def compare(directory: Path, answer_path: Path) -> None:
     level = loss[:, :decide].sum(1) / tokens[:decide].sum()
     answer = json.loads(answer_path.read_text())["choice"]
     best = int(np.argmin(level))
-    print(f"{'rank':>5} " + "".join(f"{lr:>9.0e}" for lr in sorted({c.learning_rate for c in configurations})) + "   (decide, nats a token)")
+    print(
+        f"{'rank':>5} "
+        + "".join(f"{lr:>9.0e}" for lr in sorted({c.learning_rate for c in configurations}))
+        + "   (decide, nats a token)"
+    )
     for rank in sorted({c.rank for c in configurations}):
-        row = {c.learning_rate: level[i] for i, c in enumerate(configurations) if c.rank == rank and c.seed == 0}
-        print(f"{rank:>5} " + "".join(f"{row.get(lr, np.nan):>9.4f}" for lr in sorted({c.learning_rate for c in configurations})))
+        row = {
+            c.learning_rate: level[i] for i, c in enumerate(configurations) if c.rank == rank and c.seed == 0
+        }
+        print(
+            f"{rank:>5} "
+            + "".join(
+                f"{row.get(lr, np.nan):>9.4f}" for lr in sorted({c.learning_rate for c in configurations})
+            )
+        )
     print(f"base {base[:decide].sum() / tokens[:decide].sum():.4f}; best on decide: {configurations[best]}")
-    mine = [i for i, c in enumerate(configurations) if (c.rank, c.learning_rate, c.seed) == (answer["rank"], answer["learning_rate"], 0)]
+    mine = [
+        i
+        for i, c in enumerate(configurations)
+        if (c.rank, c.learning_rate, c.seed) == (answer["rank"], answer["learning_rate"], 0)
+    ]
     score = slice(decide, None)
     gain = (base[score].sum() - loss[best, score].sum()) / tokens[score].sum()
     for name, i in [("recommended", mine[0] if mine else None), *_rivals(configurations)]:
@@ -80,14 +102,26 @@ def compare(directory: Path, answer_path: Path) -> None:
         spread = np.sqrt(((apart - ratio * tokens[score]) ** 2).sum()) / tokens[score].sum()
         lost, error = 100 * ratio / gain, 100 * 1.96 * spread / gain
         c = configurations[i]
-        print(f"{name:>22}: r={c.rank} lr {c.learning_rate:.0e}: gain lost {lost:.2f} % [{lost - error:.2f}, {lost + error:.2f}] on score")
+        print(
+            f"{name:>22}: r={c.rank} lr {c.learning_rate:.0e}: gain lost {lost:.2f} % [{lost - error:.2f}, {lost + error:.2f}] on score"
+        )
 
 
 def _rivals(configurations: list) -> list[tuple[str, int | None]]:
     def at(rank: int, rate: float) -> int | None:
-        return next((i for i, c in enumerate(configurations) if (c.rank, c.learning_rate, c.seed) == (rank, rate, 0)), None)
+        return next(
+            (i for i, c in enumerate(configurations) if (c.rank, c.learning_rate, c.seed) == (rank, rate, 0)),
+            None,
+        )
 
-    return [(f"fixed r={rank} {rate:.0e}", at(rank, rate)) for rank, rate in ((16, 3e-4), (16, 1e-3), (64, 1e-3), (16, 3e-3))]
+    return [
+        (f"fixed r={rank} {rate:.0e}", at(rank, rate))
+        for rank, rate in ((16, 3e-4), (16, 1e-3), (64, 1e-3), (16, 3e-3))
+    ]
+
+
+def _points(text: str) -> list[tuple[int, float]]:
+    return [(int(rank), float(rate)) for rank, rate in (part.split(":") for part in text.split(","))]
 
 
 def _numbers(kind: type) -> object:
@@ -95,13 +129,16 @@ def _numbers(kind: type) -> object:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?")
     parser.add_argument("data", nargs="?")
     parser.add_argument("--eval-data")
     parser.add_argument("--out")
     parser.add_argument("--ranks", type=_numbers(int), default=[4, 8, 16, 32, 64, 128])
     parser.add_argument("--rates", type=_numbers(float), default=[3e-4, 1e-3, 3e-3, 1e-2])
+    parser.add_argument("--points", type=_points, help="8:3e-3,32:1e-3 instead of a full grid")
     parser.add_argument("--seeds", type=_numbers(int), default=[0])
     parser.add_argument("--together", type=int, default=24)
     parser.add_argument("--minutes", type=float, default=9.0)

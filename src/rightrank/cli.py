@@ -155,18 +155,20 @@ def demo(
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
-    """Recommend a rank for SmolLM2-135M on 600 rows of nl2bash (English to shell)."""
+    """Recommend a rank for SmolLM2-135M on 288 rows of nl2bash (English to shell commands)."""
     _set_debug(debug)
     from rightrank.recipe import Recipe
 
-    rows = Path(__file__).parent / "demo" / "nl2bash.jsonl"
-    recipe = Recipe().given(epochs=3, batch_size=4)
+    rows = Path(__file__).parent / "demo" / "nl2bash.train.jsonl"
+    held_out = rows.with_name("nl2bash.held_out.jsonl")
+    recipe = Recipe().given(epochs=1, batch_size=4)
     options: dict[str, Any] = {
         "recipe": recipe,
         "budget_minutes": budget,
+        "eval_data": str(held_out),
         "out": out,
         "seed": seed,
-        "command": f"rightrank recommend {shlex.quote(str(model))} {shlex.quote(str(rows))} --batch-size 4",
+        "command": "rightrank demo",
     }
     _recommend(str(model), str(rows), options, dry_run=dry_run, as_json=as_json)
 

@@ -145,6 +145,16 @@ def test_a_contrast_that_shrinks_is_not_carried_through_zero() -> None:
     assert lost.low < 1.0 < lost.high  # a straight line alone says that it gains 20 % over the others
 
 
+def test_luck_of_every_run_is_in_the_intervals_by_hand() -> None:
+    data = measure(draw(CALM), 20_000, 0)
+    standing = stand(data, ALL)
+    u, v = (data.settings.index(setting(r, 1e-3)) for r in (16, 64))
+    difference_B = standing.level.deviation_BK[:, u] - standing.level.deviation_BK[:, v]
+    # 0.2 % of a loss near 1.5 in each, independent; the factor that is not known is t with 4 degrees of freedom: 2.776 for 1.960.
+    by_hand = 2.776 * 0.002 * np.hypot(standing.level.value_K[u], standing.level.value_K[v])
+    assert np.quantile(difference_B, 0.975) == pytest.approx(by_hand, rel=0.06)
+
+
 def test_intervals_widen_with_the_distance_to_all_data() -> None:
     data = measure(draw(World(lost=flat, sizes=(ALL // 4, ALL // 2))), 500, 0)
     width = []

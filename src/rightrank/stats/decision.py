@@ -10,7 +10,7 @@ Dimensions: U settings, B replicates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -80,28 +80,19 @@ def decide(
         return _nothing_finite(evidence, data)
     top = data.rungs[-1]
     standing = stand(data, max(evidence.all_examples, top.examples))
-    gains, gain_note = _gain_over_floor(data, standing)
+    gain = _gain_over_floor(data, standing)
     margin = equivalence_margin(data, standing)
-    candidates = [
-        Candidate(
-            rank,
-            u,
-            standing.gain_lost_by(u),
-            not less_accurate(data, standing, u),
-            _open_side(data, standing, u, margin.percent),
-        )
-        for rank, u in standing.chosen.items()
-    ]
-    status, u, reasons = _status(data, standing, candidates, margin, gains, gain_note)
-    certain = gains and standing.gain.low > 0  # otherwise there is nothing that a share could be taken of
-    setting = data.settings[u]
-    worst = standing.gain_lost_by(u).high
-    comparable = certain and len(data.settings) > 1
+    candidates = _candidates(data, standing, margin)
+    status, u, reasons = _status(data, standing, candidates, margin, gain)
+    certain = (
+        gain == "sure" and standing.gain.low > 0
+    )  # otherwise there is nothing that a share could be taken of
+    comparable = certain and int(np.sum(np.isfinite(standing.lost_U))) > 1
     return Decision(
         status=status,
         reasons=reasons,
-        choice=setting,
-        worst_case_percent=worst if comparable else None,
+        choice=data.settings[u],
+        worst_case_percent=standing.gain_lost_by(u).high if comparable else None,
         choices=price_list(data, standing, u, margin.percent if certain else None, yours),
         best=data.settings[standing.best],
         margin=margin if certain else None,
@@ -121,6 +112,20 @@ def decide(
     )
 
 
+def _candidates(data: Measured, standing: Standing, margin: Margin) -> list[Candidate]:
+    """Every rank at the learning rate that *decide* chooses, by rank."""
+    return [
+        Candidate(
+            rank,
+            u,
+            standing.gain_lost_by(u),
+            not less_accurate(data, standing, u),
+            _open_side(data, standing, u, margin.percent),
+        )
+        for rank, u in standing.chosen.items()
+    ]
+
+
 def _nothing_finite(evidence: Evidence, data: Measured) -> Decision:
     """Every run diverged, or nothing was evaluated: the smallest rank at its lowest learning rate is the best guess there is."""
     setting = data.settings[0]
@@ -131,11 +136,12 @@ def _nothing_finite(evidence: Evidence, data: Measured) -> Decision:
     )  # fmt: skip
 
 
-def _gain_over_floor(data: Measured, standing: Standing) -> tuple[bool, str | None]:
-    """Whether training surely beats the lower of base loss and token-frequency loss; if not, a note: "none" or "unclear".
+def _gain_over_floor(data: Measured, standing: Standing) -> Literal["sure", "none", "unclear"]:
+    """Whether training beats the lower of base loss and token-frequency loss.
 
     "none" (nothing is gained): the gain is surely below 1 % of the floor, or estimated at zero or less and surely below 5 %. Both after
-    training on all data and, measured, at the largest size; while the drift to all data is unknown it is "unclear".
+    training on all data and, measured, at the largest size; while the drift to all data is unknown, or with too few held-out examples,
+    it is "unclear".
     """
     top = data.rungs[-1]
     sure, none = True, True
@@ -148,8 +154,8 @@ def _gain_over_floor(data: Measured, standing: Standing) -> tuple[bool, str | No
         none = none and high < (LARGE_GAIN if value <= 0 else RELEVANT_GAIN) * float(np.min(floor.value_K))
     unknown = standing.examples > top.examples and len(data.rungs) < 2
     if sure:
-        return True, None
-    return False, "none" if none and not unknown else "unclear"
+        return "sure"
+    return "none" if none and not unknown and len(top.judge_E) >= FEWEST_EXAMPLES else "unclear"
 
 
 def _status(
@@ -157,15 +163,14 @@ def _status(
     standing: Standing,
     candidates: list[Candidate],
     margin: Margin,
-    gains: bool,
-    gain_note: str | None,
+    gain: Literal["sure", "none", "unclear"],
 ) -> tuple[Status, int, tuple[str, ...]]:
     """Status, the setting to use and the reasons."""
     safe = _safe(data, standing, margin.percent)
     obstacles = _obstacles(data, standing, candidates)
-    if gain_note == "none" and not data.evidence.starved:
+    if gain == "none" and not data.evidence.starved:
         return "NO_GAIN", standing.chosen[candidates[0].rank], words.no_gain(standing)
-    if not gains:
+    if gain != "sure":
         obstacles.append(words.UNCLEAR_GAIN)
     if obstacles:
         return "UNDECIDED", safe, tuple(obstacles)

@@ -16,6 +16,7 @@ Status = Literal["NO_GAIN", "UNDECIDED", "FLAT", "CEILING", "SETTLED"]
 Verdict = Literal["best", "as good", "worse", "cannot tell"]
 Kind = Literal["tuned", "guide", "yours"]
 Source = Literal["measured", "extrapolated", "derived"]
+More = Literal["held-out examples", "seeds", "training examples"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Deciding:
     seeds_now: int
     seeds_needed: int | None
     """Seeds of both settings that would, likewise."""
-    helps_most: Literal["held-out examples", "seeds", "training examples"]
+    helps_most: More
+    """The largest of the three shares."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,14 @@ class Decision:
     choice: Setting
     """SETTLED, FLAT, CEILING: the answer. NO_GAIN, UNDECIDED: what is safe meanwhile."""
     worst_case_percent: float | None
-    """Upper end of the gain that ``choice`` gives away; None where nothing bounds it."""
+    """Upper end of what ``choice`` gives away of the gain, against all settings that were run; None where nothing bounds it: no sure
+    gain, or a single setting."""
     choices: tuple[Price, ...]
+    """By kind; a rank has two rows where ``choice`` is not the learning rate that *decide* chooses for it."""
     best: Setting
+    """The one that *decide* chooses, and that ``best_loss`` and every ``gain_lost`` value refer to."""
     margin: Margin | None
+    """None where it is not sure that anything is gained."""
     base_loss: Estimate | None
     """Nats a token, as the two below; None where nothing finite was measured."""
     best_loss: Estimate | None

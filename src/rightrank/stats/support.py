@@ -15,7 +15,7 @@ from rightrank.stats import words
 from rightrank.stats.forecast import complete
 from rightrank.stats.paired import TAIL, Estimate, interval, paired_contrast
 from rightrank.stats.prices import GUIDE_ALPHA_PER_RANK, GUIDE_LEARNING_RATE, GUIDE_RANKS, price
-from rightrank.stats.results import Deciding, Drift, Margin, Price, RunPoint, SeedNoiseSummary
+from rightrank.stats.results import Deciding, Drift, Margin, More, Price, RunPoint, SeedNoiseSummary
 from rightrank.stats.rungs import Measured, Setting
 from rightrank.stats.surface import Standing, learning_rate_drift, stand
 
@@ -128,7 +128,7 @@ def deciding_contrast(data: Measured, standing: Standing, u: int, margin: Margin
         int(np.sum(data.setting_C[data.evidence.examples_C == data.rungs[-1].examples] == v))
         for v in (u, rival)
     )
-    shares = {"held-out examples": examples, "seeds": seeds, "training examples": beyond}
+    shares: dict[More, float] = {"held-out examples": examples, "seeds": seeds, "training examples": beyond}
     return Deciding(
         setting=data.settings[u],
         rival=data.settings[rival],
@@ -141,7 +141,7 @@ def deciding_contrast(data: Measured, standing: Standing, u: int, margin: Margin
         held_out_needed=_needed(now, examples_all, goal - seeds_all),
         seeds_now=seeds_now,
         seeds_needed=_needed(max(seeds_now, 1), seeds_all, goal - examples_all),
-        helps_most=max(shares, key=lambda name: shares[name]),  # type: ignore[arg-type]
+        helps_most=max(shares, key=lambda name: shares[name]),
     )
 
 
