@@ -20,6 +20,7 @@ def tiny_model(
     seed: int = 0,
     hidden: int = 32,
     layers: int = 2,
+    sliding_window: int | None = 5,
 ) -> Any:
     import transformers as hf
 
@@ -38,7 +39,7 @@ def tiny_model(
     elif kind == "qwen3":
         model = hf.Qwen3ForCausalLM(hf.Qwen3Config(**common, **shape, head_dim=hidden // 4))
     elif kind == "mistral":
-        model = hf.MistralForCausalLM(hf.MistralConfig(**common, **shape, sliding_window=5))
+        model = hf.MistralForCausalLM(hf.MistralConfig(**common, **shape, sliding_window=sliding_window))
     elif kind == "gemma2":
         model = hf.Gemma2ForCausalLM(
             hf.Gemma2Config(**common, **shape, head_dim=hidden // 4, pad_token_id=0, sliding_window=6)
@@ -74,3 +75,20 @@ def random_examples(
         ids = rng.integers(3, VOCABULARY, length).astype(np.int32)
         examples.append(TokenizedExample(token_ids_T=ids, trained_T=trained, prompt_key=str(index)))
     return examples
+
+
+@torch.no_grad()
+def plain_logits(model: Any, example: TokenizedExample) -> torch.Tensor:
+    """[T, V] of one example alone, by the model as it is."""
+    ids = torch.from_numpy(example.token_ids_T).long()[None]
+    return model(input_ids=ids, use_cache=False).logits[0]
+
+
+def plain_losses(model: Any, examples: list[TokenizedExample]) -> list[torch.Tensor]:
+    """Nats of each example's trained tokens, an example at a time, written out."""
+    losses = []
+    for example in examples:
+        log_p = plain_logits(model, example).log_softmax(-1)
+        trained = [t for t in range(1, len(example.trained_T)) if example.trained_T[t]]
+        losses.append(torch.stack([-log_p[t - 1, int(example.token_ids_T[t])] for t in trained]))
+    return losses

@@ -56,10 +56,8 @@ def make_recommendation(
         decision.frequency_loss,
     )
     assert base is not None and best is not None and gain is not None and frequency is not None
-    assert decision.margin is not None
     level: Source = "extrapolated" if decision.extrapolated else "measured"
     chosen = decision.choice
-    unpriced = [f"{_label(price)}: {price.why_not}" for price in decision.choices if price.why_not]
     return Recommendation(
         status=decision.status,
         headline=_headline(decision),
@@ -87,8 +85,14 @@ def make_recommendation(
         recipe=recipe,
         cost=cost,
         provenance=provenance,
-        warnings=(*warnings, *decision.warnings, *unpriced),
+        warnings=(*warnings, *decision.warnings, *_unpriced(decision)),
     )
+
+
+def _unpriced(decision: Decision) -> list[str]:
+    """One sentence for all the popular settings that nothing measured comes near."""
+    names = [_label(price) for price in decision.choices if price.why_not]
+    return [f"Not priced, since nothing near was tried: {', '.join(names)}."] if names else []
 
 
 def measured_points(table: LossTable, decision: Decision, recipe: Recipe) -> tuple[MeasuredPoint, ...]:
@@ -183,7 +187,7 @@ def _headline(decision: Decision) -> str:
 def _option(
     price: Price, train_gib: Callable[[int], float], adapter_mb: Callable[[int], float]
 ) -> Option | None:
-    if price.source is None or price.loss is None or price.gain_lost is None:
+    if price.source is None or price.loss is None:
         return None
     setting, source = price.setting, price.source
     known: Source = "measured" if source == "extrapolated" else source
@@ -195,7 +199,7 @@ def _option(
         learning_rate=setting.learning_rate,
         verdict=price.verdict,
         loss=_figure(price.loss, NATS, source),
-        gain_lost=_figure(price.gain_lost, PERCENT, source),
+        gain_lost=None if price.gain_lost is None else _figure(price.gain_lost, PERCENT, source),
         exact=None if price.exact is None else _figure(price.exact, "% of completions", known),
         tokens_right=None
         if price.tokens_right is None
@@ -217,9 +221,10 @@ def _short_rate(setting: Setting) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _margin(decision: Decision, level: Source) -> Margin:
+def _margin(decision: Decision, level: Source) -> Margin | None:
     margin = decision.margin
-    assert margin is not None
+    if margin is None:
+        return None
     more = margin.ten_percent_more_data
     return Margin(
         used=Figure(margin.nats, NATS, "derived"),

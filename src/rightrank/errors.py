@@ -58,6 +58,12 @@ class ResourceError(UserError):
     exit_code: ClassVar[int] = 3
 
 
+class StoppedError(UserError):
+    """Ctrl-C before there was anything to answer from, or while the answer was made."""
+
+    exit_code: ClassVar[int] = 130
+
+
 class BudgetError(UserError):
     """The time allowed does not pay for a single measurement."""
 

@@ -56,8 +56,8 @@ class Option:
     verdict: Verdict
     loss: Figure
     """Held-out nats a token."""
-    gain_lost: Figure
-    """Percent of what the best choice gains over the base model that this one gives away."""
+    gain_lost: Figure | None
+    """Percent of what the best choice gains over the base model that this one gives away; None where no gain is certain."""
     exact: Figure | None
     """Percent of held-out examples whose whole completion is the greedy choice under teacher forcing."""
     tokens_right: Figure | None
@@ -194,7 +194,8 @@ class Recommendation:
     """Percent of the gain that ``choice`` may give away (upper end of its 95 % interval); None where nothing bounds it."""
     options: tuple[Option, ...]
     points: tuple[MeasuredPoint, ...]
-    margin: Margin
+    margin: Margin | None
+    """None where it is not certain that training gains anything, so that no share of the gain exists."""
     base_loss: Figure
     best_loss: Figure
     gain: Figure
@@ -213,6 +214,11 @@ class Recommendation:
     provenance: Provenance
     warnings: tuple[str, ...] = ()
     schema: int = field(default=SCHEMA_VERSION)
+
+    @property
+    def gains(self) -> bool:
+        """Whether training surely gains something, so that shares of the gain mean something."""
+        return self.status != "NO_GAIN" and self.margin is not None
 
     def to_json(self) -> str:
         """This answer as JSON; numbers that do not exist are null."""

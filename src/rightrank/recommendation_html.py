@@ -154,9 +154,12 @@ def _row(recommendation: Recommendation, option: Option) -> str:
     label = clean(option.label)
     if option.kind == "tuned":
         label += f"  lr {learning_rate(option.learning_rate)}"
-    lost = "best" if option.verdict == "best" else percent_interval(option.gain_lost)
-    if recommendation.status == "NO_GAIN":  # a share of a gain that does not exist is no number
+    if (
+        not recommendation.gains or option.gain_lost is None
+    ):  # a share of a gain that does not exist is no number
         lost = "–"
+    else:
+        lost = "best" if option.verdict == "best" else percent_interval(option.gain_lost)
     cells = (
         loss(option.loss.value),
         lost,

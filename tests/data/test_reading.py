@@ -77,7 +77,7 @@ def test_parquet_and_saved_folders(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "both").rows) == ROWS
     assert list(read_rows(tmp_path / "both", split="test").rows) == ROWS[2:]
     assert list(read_rows(both, prefer=("validation", "test")).rows) == ROWS[2:]
-    with pytest.raises(DataError, match=r"splits 'train', 'test', none that was asked for.*--split"):
+    with pytest.raises(DataError, match=r"splits 'train', 'test', none that was asked for.*--data-split"):
         read_rows(tmp_path / "both", split="dev")
     (tmp_path / "saved" / "dataset_info.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="cannot be loaded by `datasets`"):

@@ -166,7 +166,7 @@ def test_groups_larger_than_a_side() -> None:
     split = split_by_prompt(prompts(texts), seed=0)
     assert_apart(split, texts)
     assert len(split.decide) == len(split.score) == 1_000 and len(split.train) == 24_000
-    assert "4000 rows that repeat held-out prompts" in split.notes[0]
+    assert "4,000 rows that repeat held-out prompts" in split.notes[0]
 
 
 def test_system_prompts_do_not_make_prompts_alike() -> None:
@@ -181,7 +181,7 @@ def test_system_prompts_do_not_make_prompts_alike() -> None:
     [
         (distinct(19), "There are 19 usable examples; at least 20"),
         (distinct(9) * 5, "There are 9 distinct prompts in 45 examples; at least 10"),
-        (["same"] * 500, "There are 1 distinct prompts"),
+        (["same"] * 500, "There is 1 distinct prompt in 500"),
     ],
 )
 def test_too_few(texts: list[str], why: str) -> None:

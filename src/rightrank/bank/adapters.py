@@ -192,11 +192,16 @@ def check_ranks(targets: Sequence[Target], specs: Sequence[AdapterSpec]) -> None
     """Raise ConfigurationError for a rank that no module is wide enough for, or that is not positive."""
     widest = max(target.max_rank for target in targets)
     for spec in specs:
-        largest = max((spec.rank_of(i) for i in range(len(targets))), default=0)
+        if spec.ranks is not None and (len(spec.ranks) != len(targets) or min(spec.ranks) < 0):
+            raise ConfigurationError(
+                f"{len(spec.ranks)} ranks from {min(spec.ranks, default=0)} up for {len(targets)} modules.",
+                "Give every module one, 0 where it gets no adapter.",
+            )
+        largest = max(spec.rank_of(i) for i in range(len(targets)))
         if largest > widest:
             raise ConfigurationError(
                 f"Rank {largest} is beyond the width of every module of this model ({widest}).",
                 f"Try ranks up to {widest}.",
             )
         if largest < 1:
-            raise ConfigurationError(f"Rank {spec.rank} is no rank.", "Give a whole number of at least 1.")
+            raise ConfigurationError(f"Rank {largest} is no rank.", "Give a whole number of at least 1.")

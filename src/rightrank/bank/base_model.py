@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rightrank.errors import ModelError, ResourceError, UnsafeModelError
+from rightrank.bank.model_source import SHOWN, explaining, has_tokenizer, locate
+from rightrank.data.wording import cleaned, listed
+from rightrank.errors import ModelError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
-
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def pick_device(wanted: str | None = None) -> torch.device:
     if wanted is not None:
         try:
             device = torch.device(wanted)
-            torch.empty(1, device=device)
+            torch.empty(1, device=device).cpu()  # "meta" holds no numbers
         except (RuntimeError, AssertionError) as error:
             raise ResourceError(
                 f"The device {wanted!r} cannot be used here.", "Try `--device cpu`."
@@ -110,25 +110,31 @@ def load_base(
     if not isinstance(source, (str, Path)):
         return _take_loaded(source, tokenizer)
     name = str(source)
-    where = _locate(name)
+    where = locate(name)
     target = pick_device(device)
     options: dict[str, Any] = {
         "trust_remote_code": trust_remote_code,
         "revision": revision or "main",
         **where.options,
     }
-    with _explaining(name):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    with explaining(name):
+        from transformers import AutoModelForCausalLM
 
-        words = tokenizer or AutoTokenizer.from_pretrained(where.path, **options)
-        model = AutoModelForCausalLM.from_pretrained(
+        words = tokenizer or load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             where.path,
+            output_loading_info=True,
             dtype=pick_dtype(target),
             attn_implementation="sdpa",
             use_safetensors=None if "gguf_file" in options else True,
             **options,
             **_dense_gguf(options),
         )
+        if loaded.get("missing_keys"):  # transformers makes them up
+            raise ModelError(
+                f"{cleaned(name, SHOWN)} lacks weights of {type(model).__name__}: {listed(sorted(loaded['missing_keys']), 2)}.",
+                "Name a complete causal language model.",
+            )
         if not getattr(model, "hf_device_map", None) and (
             "gguf_file" in options or not getattr(model, "is_quantized", False)
         ):
@@ -153,13 +159,20 @@ def load_tokenizer(
     source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> Any:
     """The tokenizer alone, found and refused as by ``load_base``."""
-    where = _locate(str(source))
-    with _explaining(str(source)):
+    name = str(source)
+    where = locate(name)
+    with explaining(name):
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(
-            where.path, trust_remote_code=trust_remote_code, revision=revision or "main", **where.options
-        )
+        if where.options or not Path(where.path).is_dir() or has_tokenizer(Path(where.path)):
+            options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
+            tokenizer = AutoTokenizer.from_pretrained(where.path, **options, **where.options)
+            if len(tokenizer) > len(tokenizer.all_special_tokens):
+                return tokenizer
+    raise ModelError(
+        f"{cleaned(name)} holds no tokenizer.",
+        "Copy tokenizer.json and tokenizer_config.json from the base model.",
+    )
 
 
 def _take_loaded(model: Any, tokenizer: Any) -> BaseModel:
@@ -178,120 +191,6 @@ def _take_loaded(model: Any, tokenizer: Any) -> BaseModel:
     device = model.get_input_embeddings().weight.device
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     return BaseModel(name, model, tokenizer, device, _fingerprint(model))
-
-
-@dataclass(frozen=True)
-class _Place:
-    path: str
-    title: str
-    options: dict[str, Any]
-
-
-def _locate(name: str) -> _Place:
-    """Where transformers shall look, once everything that needs no model is checked."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        if path.suffix == ".gguf":
-            return _Place(str(path.parent), path.stem, {"gguf_file": path.name})
-        if path.suffix in PICKLES:
-            raise _pickled(name)
-        raise ModelError(
-            f"{name} is a file, not a model.", "Name the folder that holds config.json, or a .gguf file."
-        )
-    if path.is_dir():
-        return _locate_folder(name, path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ModelError(
-            f"There is no model at {name}.", "Name a folder with config.json, a .gguf file, or a hub id."
-        )
-    return _Place(name, name, {})
-
-
-def _locate_folder(name: str, path: Path) -> _Place:
-    files = [file.name for file in path.iterdir() if file.is_file()]
-    ggufs = [file for file in files if file.endswith(".gguf")]
-    if "config.json" not in files and len(ggufs) == 1:
-        return _Place(str(path), ggufs[0].removesuffix(".gguf"), {"gguf_file": ggufs[0]})
-    if "adapter_config.json" in files and "config.json" not in files:
-        raise ModelError(f"{name} is an adapter, not a base model.", "Name the base model it was trained on.")
-    if "config.json" not in files:
-        raise ModelError(
-            f"{name} holds no config.json.", "Name the folder of a transformers model, or a .gguf file."
-        )
-    if not any(file.endswith(".safetensors") for file in files) and any(
-        file.endswith(PICKLES) for file in files
-    ):
-        raise _pickled(name)
-    return _Place(str(path), path.name, {})
-
-
-def _pickled(name: str) -> UnsafeModelError:
-    return UnsafeModelError(
-        f"{name} holds pickled weights, which can run code when loaded.",
-        "Convert them to safetensors (`model.save_pretrained(DIR)` on a machine you trust) and name that folder.",
-    )
-
-
-@contextmanager
-def _explaining(name: str) -> Iterator[None]:
-    """Turn what transformers raises on a model that cannot be had into one sentence and its mend."""
-    try:
-        yield
-    except UnsafeModelError:
-        raise
-    except torch.cuda.OutOfMemoryError as error:
-        raise ResourceError(
-            f"{name} does not fit into the GPU's memory.", "Use a quantised model, or a larger GPU."
-        ) from error
-    except MemoryError as error:
-        raise ResourceError(
-            f"{name} does not fit into memory.", "Use a smaller or quantised model."
-        ) from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise _explained(name, error) from error
-
-
-def _explained(name: str, error: Exception) -> ModelError | ResourceError:
-    text = str(error)
-    low = text.lower()
-    if "trust_remote_code" in low or "custom code" in low:
-        return UnsafeModelError(
-            f"{name} wants to run code of its own.",
-            "If you trust its author, run again with `--trust-remote-code`.",
-        )
-    if "gguf" in low and isinstance(error, ImportError):
-        return ModelError(
-            "Reading a GGUF model needs the gguf package.", "Run `pip install 'rightrank[gguf]'`."
-        )
-    if "safetensors" in low and ("not appear to have" in low or "no file named" in low):
-        return _pickled(name)
-    if "alloc" in low and "memory" in low:
-        return ResourceError(f"{name} does not fit into memory.", "Use a smaller or quantised model.")
-    if (
-        "is not a local folder" in low
-        or "couldn't connect" in low
-        or "connection" in low
-        or "offline" in low
-        or "resolve" in low
-    ):
-        return ModelError(
-            f"{name} is no folder here and cannot be had from the hub.",
-            "Check the name, the network, and for gated models `hf auth login`.",
-        )
-    if "gated" in low or "401" in low or "403" in low:
-        return ModelError(f"{name} is gated.", "Accept its licence on the hub, then `hf auth login`.")
-    if isinstance(error, ImportError):
-        return ModelError(
-            f"{name} needs a package that is missing: {_first_line(text)}.", "Install it, then run again."
-        )
-    return ModelError(
-        f"{name} cannot be loaded: {_first_line(text)}.", "Run with `--debug` for the whole story."
-    )
-
-
-def _first_line(text: str) -> str:
-    printable = "".join(c for c in text.strip().split("\n")[0] if c.isprintable())
-    return (printable[:160] or "no reason given").rstrip(".")
 
 
 def _fingerprint(model: Any) -> str:

@@ -38,9 +38,13 @@ class Batch:
     """Position in the row of each token of a padded [N, L] view; padding points at the example's own last token."""
     unpad_index_T: Int[Tensor, " T"]
     """Position in the flattened padded view of each token of the row."""
+    first: int = 0
+    """Place of its first example in the recipe's batch, of which it may be a part."""
 
     @classmethod
-    def of(cls, examples: Sequence[TokenizedExample], device: torch.device | str = "cpu") -> Batch:
+    def of(
+        cls, examples: Sequence[TokenizedExample], device: torch.device | str = "cpu", *, first: int = 0
+    ) -> Batch:
         """Pack ``examples`` in the order given."""
         lengths = np.array([len(example.token_ids_T) for example in examples])
         starts = np.cumsum(lengths) - lengths
@@ -66,6 +70,7 @@ class Batch:
             example_S=put(owner[labels]),
             pad_index_NL=put(pad_index),
             unpad_index_T=put(unpad_index),
+            first=first,
         )
 
     @property

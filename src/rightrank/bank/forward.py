@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from rightrank.bank import attention
 from rightrank.bank.base_model import run_head
 from rightrank.bank.products import LoraProduct, grouped_products_run_here
+from rightrank.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ class Forward:
     Use it as a context: leaving it restores the model.
 
     ``packed``: rows without padding through our attention function; otherwise right-padded rows through the model's own.
+    ``dropout`` acts while ``dropout_seed`` is set; a mask depends on that seed, the layer and the example's place in the recipe's
+    batch, so that neither neighbours nor micro-batches change it.
     """
 
     def __init__(
@@ -53,17 +56,21 @@ class Forward:
         self._anchor = torch.zeros((), device=base.device, requires_grad=bank is not None)
         self._stack = ExitStack()
         self._output_type: type = object
+        self._batch: Batch | None = None
 
     def __enter__(self) -> Forward:
         model = self.base.model
-        self._stack.enter_context(_frozen(model))
-        if self.packed:
-            self._stack.enter_context(_attention(model, attention.NAME))
-        if self.bank is not None:
-            named = dict(model.named_modules())
-            for index, module in enumerate(self.bank.modules):
-                handle = named[module.target.name].register_forward_hook(self._hook(module, index))
-                self._stack.callback(handle.remove)
+        with ExitStack() as stack:  # undone at once where one of these fails
+            stack.enter_context(frozen(model))
+            if self.packed:
+                stack.enter_context(_attention(model, attention.NAME))
+            if self.bank is not None:
+                named = dict(model.named_modules())
+                for index, module in enumerate(self.bank.modules):
+                    if any(module.ranks_K):
+                        handle = named[module.target.name].register_forward_hook(self._hook(module, index))
+                        stack.callback(handle.remove)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,6 +79,7 @@ class Forward:
     def hidden(self, batch: Batch) -> Float[Tensor, "K T H"]:
         """Last hidden states of every token, for every adapter."""
         decoder = self.base.model.base_model
+        self._batch = batch
         count, longest = batch.pad_index_NL.shape
         if self.packed:
             with attention.packed_as(batch):
@@ -104,7 +112,7 @@ class Forward:
         limit = LOGITS_ON_GPU if self.base.device.type == "cuda" else LOGITS_ON_CPU
         size = max(1, limit // self.base.vocabulary)
         losses, rights = [], []
-        for start in range(0, len(targets_M), size):
+        for start in range(0, max(1, len(targets_M)), size):
             piece = rows_MH[start : start + size], targets_M[start : start + size]
             if torch.is_grad_enabled() and len(targets_M) > size:
                 loss, right = checkpoint(
@@ -126,24 +134,41 @@ class Forward:
 
     def _hook(self, module: Module, index: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def add_adapters(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            x_KTI = inputs[0].reshape(self.adapters, -1, inputs[0].shape[-1])
+            x_KTI = self._by_adapter(inputs[0], module)
             x_KTI = self._drop(x_KTI.to(module.a_RI.dtype), index)
             update: Tensor = LoraProduct.apply(x_KTI, self._anchor, module, self._grouped)
             return output + update.view(output.shape).to(output.dtype)
 
         return add_adapters
 
+    def _by_adapter(self, x: Tensor, module: Module) -> Tensor:
+        """A layer's input as [K, T, I]. Raises ModelError where the layer does not see every token of every adapter."""
+        x_KTI = x.reshape(-1, x.shape[-1])
+        assert self._batch is not None
+        tokens = self._batch.tokens if self.packed else self._batch.pad_index_NL.numel()
+        if len(x_KTI) != self.adapters * tokens and (self.adapters > 1 or self.dropout):
+            raise ModelError(
+                f"{module.target.name} sees {len(x_KTI)} of {self.adapters * tokens} tokens: routed layers are not supported.",
+                "Name a model without a mixture of experts.",
+            )
+        return x_KTI.view(self.adapters, -1, x.shape[-1])
+
     def _drop(self, x_KTI: Tensor, index: int) -> Tensor:
         """LoRA dropout, one mask for all adapters: paired runs lose the same inputs."""
-        if self.dropout_seed is None or not self.dropout:
+        batch = self._batch
+        if self.dropout_seed is None or not self.dropout or batch is None:
             return x_KTI
-        generator = torch.Generator(x_KTI.device).manual_seed(self.dropout_seed * 100_003 + index)
-        noise_TI = torch.rand(x_KTI.shape[1:], generator=generator, device=x_KTI.device)
-        return x_KTI * (noise_TI >= self.dropout).to(x_KTI.dtype) / (1 - self.dropout)
+        generator = torch.Generator(x_KTI.device)
+        noise = []
+        for place, length in enumerate(batch.lengths_N, start=batch.first):
+            generator.manual_seed((self.dropout_seed * 100_003 + index) * 10_007 + place)
+            noise.append(torch.rand(length, x_KTI.shape[2], generator=generator, device=x_KTI.device))
+        kept_TI = (torch.cat(noise) >= self.dropout).to(x_KTI.dtype) / (1 - self.dropout)
+        return x_KTI * (kept_TI if self.packed else kept_TI[batch.pad_index_NL.flatten()])
 
 
 @contextmanager
-def _frozen(model: Any) -> Iterator[None]:
+def frozen(model: Any) -> Iterator[None]:
     """eval() and no gradients for the base's own weights; both as before on leaving."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
@@ -163,11 +188,15 @@ def _frozen(model: Any) -> Iterator[None]:
 def _attention(model: Any, name: str) -> Iterator[None]:
     """The model's attention function replaced by the registered one of that ``name``."""
     attention.register()
-    before = model.config._attn_implementation
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    before = [config._attn_implementation for config in configs]
     try:
         model.set_attn_implementation(name)
         if model.config._attn_implementation != name:
             raise attention.UnsupportedAttentionError("the attention function cannot be chosen")
         yield
     finally:
-        model.set_attn_implementation(before)
+        for config, own in zip(
+            configs, before, strict=True
+        ):  # the whole model's first: it sets its parts' too
+            config._attn_implementation = own

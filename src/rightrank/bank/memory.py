@@ -67,9 +67,14 @@ class MemoryModel:
 
 
 def measure_memory(
-    base: BaseModel, targets: Sequence[Target], examples: Sequence[TokenizedExample], *, packed: bool
+    base: BaseModel,
+    targets: Sequence[Target],
+    examples: Sequence[TokenizedExample],
+    *,
+    packed: bool,
+    dropout: float = 0.0,
 ) -> MemoryModel:
-    """Count what autograd keeps, on ``examples`` and one small adapter."""
+    """Count what autograd keeps, on ``examples`` and one small adapter, with the recipe's ``dropout``."""
     bank = AdapterBank(
         targets, [AdapterSpec(rank=8, alpha=8, learning_rate=0.0)], device=base.device, dtype=base.dtype
     )
@@ -86,9 +91,10 @@ def measure_memory(
         return tensor
 
     with (
-        Forward(base, bank, packed=packed) as forward,
+        Forward(base, bank, packed=packed, dropout=dropout) as forward,
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
     ):
+        forward.dropout_seed = 0
         hidden_KTH = forward.hidden(batch)
     saved = sum(kept.values()) / batch.tokens
     del hidden_KTH
@@ -117,12 +123,15 @@ def peak_gib_so_far(device: torch.device) -> float:
     """Most memory held so far: of the GPU's allocator, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
-    return float(getattr(psutil.Process().memory_info(), "peak_wset", _peak_resident())) / GIB
+    return _peak_resident() / GIB
 
 
 def _peak_resident() -> int:
-    import resource
     import sys
+
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -60,7 +60,3 @@ class BankOptimizer:
         self.bank.refresh()
         self.done += 1
         return list(norms)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on later, as tensors and plain numbers."""
-        return {"adamw": self._adamw.state_dict(), "done": self.done, "diverged": list(self.diverged)}

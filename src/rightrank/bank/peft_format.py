@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
     from rightrank.bank.adapters import AdapterBank, AdapterSpec
 
 PREFIX = "base_model.model."
+# What changes the forward pass beyond alpha / rank · B·A.
+_UNSUPPORTED = (
+    "use_dora",
+    "use_qalora",
+    "modules_to_save",
+    "trainable_token_indices",
+    "lora_bias",
+    "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
+)
+# Others (PiSSA, OLoRA, CorDA, LoftQ) change the base's own weights as well.
+_STARTS_THAT_KEEP_THE_BASE = ("gaussian", "orthogonal", "eva")
 
 
 def export_adapter(
@@ -100,11 +114,14 @@ def read_adapter_config(directory: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ConfigurationError(f"{folder} is no LoRA adapter.", "Only LoRA adapters can be read.")
-    for key in ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "target_parameters"):
-        if config.get(key):
-            raise ConfigurationError(
-                f"{folder} uses {key}, which is not supported.", "Only plain LoRA adapters can be read."
-            )
+    start = config.get("init_lora_weights")
+    unknown = [key for key in _UNSUPPORTED if config.get(key)]
+    if isinstance(start, str) and start.lower() not in _STARTS_THAT_KEEP_THE_BASE:
+        unknown.append(f"init_lora_weights={start}")
+    if unknown:
+        raise ConfigurationError(
+            f"{folder} uses {unknown[0]}, which is not supported.", "Only plain LoRA adapters can be read."
+        )
     return config
 
 
@@ -122,7 +139,7 @@ def import_adapter(bank: AdapterBank, adapter: int, directory: str | Path) -> No
         ) from error
     for index, module in enumerate(bank.modules):
         name = PREFIX + module.target.name
-        a, b = tensors.get(f"{name}.lora_A.weight"), tensors.get(f"{name}.lora_B.weight")
+        a, b = tensors.pop(f"{name}.lora_A.weight", None), tensors.pop(f"{name}.lora_B.weight", None)
         rank = 0 if a is None or b is None else a.shape[0]
         if rank != module.ranks_K[adapter]:
             raise ConfigurationError(
@@ -131,17 +148,27 @@ def import_adapter(bank: AdapterBank, adapter: int, directory: str | Path) -> No
             )
         if a is None or b is None:
             continue
+        if a.shape != (rank, module.target.width_in) or b.shape != (module.target.width_out, rank):
+            raise ConfigurationError(
+                f"{directory} was trained on a model of other widths ({module.target.name}).",
+                "Name the base model it was trained on.",
+            )
         with torch.no_grad():
             module.master_a[adapter].copy_(a)
             module.master_b[adapter].copy_(
                 b.t() * (_scale(config, module.target.name, rank) / bank.specs[adapter].scale_of(index))
             )
+    if tensors:
+        raise ConfigurationError(
+            f"{directory} adapts {min(tensors)}, which a bank does not.",
+            "Only LoRA adapters of the decoder's linear layers can be read.",
+        )
     bank.refresh()
 
 
 def _scale(config: dict[str, Any], name: str, rank: int) -> float:
-    alpha = float(config.get("lora_alpha", 8))
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if name == pattern or name.endswith("." + pattern):
-            alpha = float(value)
+    """As PEFT looks it up: the first pattern that matches the end of the module's name counts."""
+    patterns: dict[str, float] = config.get("alpha_pattern") or {}
+    fitting = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name))
+    alpha = float(next(fitting, config.get("lora_alpha", 8)))
     return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank

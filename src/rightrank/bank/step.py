@@ -47,8 +47,10 @@ def gradients(forward: Forward, examples: Sequence[TokenizedExample], capacity: 
     total = sum(trained_tokens(example) for example in examples)
     device = forward.base.device
     loss_K = torch.zeros(forward.adapters, device=device, dtype=torch.float64)
+    place = 0
     for group in split_to_capacity(examples, capacity):
-        batch = Batch.of(group, device)
+        batch = Batch.of(group, device, first=place)
+        place += len(group)
         if not batch.trained_tokens:
             continue
         loss_KS, _ = forward.token_losses(batch)

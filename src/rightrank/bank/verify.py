@@ -9,7 +9,7 @@ import torch
 
 from rightrank.bank.attention import UnsupportedAttentionError
 from rightrank.bank.batch import Batch
-from rightrank.bank.forward import Forward
+from rightrank.bank.forward import Forward, frozen
 from rightrank.errors import ModelError
 
 if TYPE_CHECKING:
@@ -61,12 +61,10 @@ def choose_path(base: BaseModel, examples: Sequence[TokenizedExample]) -> Path:
 def _untouched_losses(base: BaseModel, examples: Sequence[TokenizedExample]) -> torch.Tensor:
     """Nats of every trained token, each example alone through the model as it came."""
     losses = []
-    training = base.model.training
-    base.model.eval()
-    for example in examples:
-        batch = Batch.of([example], base.device)
-        logits = base.model(input_ids=batch.token_ids_T[None], use_cache=False).logits[0]
-        picked = logits[batch.predicts_S].double()
-        losses.append(torch.nn.functional.cross_entropy(picked, batch.targets_S, reduction="none"))
-    base.model.train(training)
+    with frozen(base.model):
+        for example in examples:
+            batch = Batch.of([example], base.device)
+            logits = base.model(input_ids=batch.token_ids_T[None], use_cache=False).logits[0]
+            picked = logits[batch.predicts_S].double()
+            losses.append(torch.nn.functional.cross_entropy(picked, batch.targets_S, reduction="none"))
     return torch.cat(losses)

@@ -2,12 +2,13 @@
 
 from rightrank.data.formats import Conversation, Parsed, Turn, parse_rows
 from rightrank.data.frequency import token_frequency_loss
-from rightrank.data.prepare import PreparedData, conversational_rows, prepare
+from rightrank.data.prepare import EVAL_SPLITS, PreparedData, conversational_rows, prepare, understand
 from rightrank.data.reading import Rows, read_rows
 from rightrank.data.split import Prompt, Split, split_by_prompt, split_with_eval
 from rightrank.data.tokens import Tokenized, TokenizedExample, tokenize
 
 __all__ = [
+    "EVAL_SPLITS",
     "Conversation",
     "Parsed",
     "PreparedData",
@@ -25,4 +26,5 @@ __all__ = [
     "split_with_eval",
     "token_frequency_loss",
     "tokenize",
+    "understand",
 ]

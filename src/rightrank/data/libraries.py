@@ -16,7 +16,7 @@ MEDIA = frozenset({"Image", "Audio", "Video", "Pdf"})
 
 
 def _needs(library: str, what: str) -> DataError:
-    return DataError(f"{what} needs the library `{library}`.", "Install it: pip install 'rightrank[data]'")
+    return DataError(f"{what} needs the library `{library}`.", "Run `pip install 'rightrank[data]'`.")
 
 
 def read_parquet(path: Path, name: str) -> list[dict[str, Any]]:
@@ -108,7 +108,8 @@ def _one_split(loaded: Any, split: str | None, prefer: tuple[str, ...]) -> Any:
         if name in loaded:
             return loaded[name]
     raise DataError(
-        f"The data set has the splits {listed(names)}, none that was asked for.", "Name one: --split NAME"
+        f"The data set has the splits {listed(names)}, none that was asked for.",
+        "Name one with --data-split.",
     )
 
 

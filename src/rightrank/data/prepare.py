@@ -11,6 +11,7 @@ from rightrank.data.formats import Parsed, parse_rows
 from rightrank.data.reading import read_rows
 from rightrank.data.split import Prompt, Split, split_by_prompt, split_with_eval
 from rightrank.data.tokens import Tokenized, TokenizedExample, tokenize, uses_template
+from rightrank.data.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,23 @@ class PreparedData:
     """Sentences on what was done that the reader may not expect."""
 
 
+def understand(
+    source: object,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    prefer: tuple[str, ...] = ("train",),
+) -> Parsed:
+    """The conversations of ``source``: all that can be found wrong with it without a tokenizer.
+
+    What is understood already is returned as it is. Raises the DataErrors of reading and formats.
+    """
+    if isinstance(source, Parsed):
+        return source
+    return parse_rows(read_rows(source, config=config, split=split, revision=revision, prefer=prefer))
+
+
 def prepare(
     source: object,
     tokenizer: Any,
@@ -62,16 +80,17 @@ def prepare(
 ) -> PreparedData:
     """Read, understand, tokenize and split ``source`` (see ``read_rows`` for what it may be).
 
-    ``eval_data``, if given, is held out in full and nothing of ``source`` is. Deterministic for a ``seed``.
-    Raises the DataErrors of reading, formats, tokens and split.
+    ``source`` and ``eval_data`` may be what ``understand`` made of them. ``eval_data``, if given, is held out
+    in full and nothing of ``source`` is. Deterministic for a ``seed``. Raises the DataErrors of reading,
+    formats, tokens and split.
     """
-    parsed = parse_rows(read_rows(source, config=config, split=split, revision=revision))
+    parsed = understand(source, config=config, split=split, revision=revision)
     made = tokenize(parsed.conversations, tokenizer, recipe, chat_template=chat_template)
     if eval_data is None:
         sides = split_by_prompt(_prompts(parsed, made), seed=seed)
         held, held_made = None, made
     else:
-        held = parse_rows(read_rows(eval_data, config=config, revision=revision, prefer=EVAL_SPLITS))
+        held = understand(eval_data, config=config, revision=revision, prefer=EVAL_SPLITS)
         held_made = tokenize(held.conversations, tokenizer, recipe, chat_template=chat_template)
         sides = split_with_eval(_prompts(parsed, made), _prompts(held, held_made), seed=seed)
     sources = [parsed] if held is None else [parsed, held]
@@ -109,7 +128,7 @@ def conversational_rows(
     Needed since TRL puts no chat template around prompts that are strings. Without ``chat_template`` such
     rows stay strings.
     """
-    parsed = parse_rows(read_rows(source, config=config, split=split, revision=revision))
+    parsed = understand(source, config=config, split=split, revision=revision)
     return [_trl_row(conversation, chat_template=chat_template) for conversation in parsed.conversations]
 
 
@@ -155,6 +174,10 @@ def _notes(parsed: Parsed, held: Parsed | None, sides: Split, *, templated: bool
     if held is not None and held.format != parsed.format:
         notes.append(f"The held-out data is {held.format}, the training data {parsed.format}.")
     if sides.overlap_removed:
-        count = sides.overlap_removed
-        notes.append(f"{count} training rows were left out, since their prompt is in the held-out data.")
+        rows, their = (
+            counted(sides.overlap_removed, "training row"),
+            "its" if sides.overlap_removed == 1 else "their",
+        )
+        were = "was" if sides.overlap_removed == 1 else "were"
+        notes.append(f"{rows} {were} left out, since {their} prompt is in the held-out data.")
     return (*notes, *sides.notes)

@@ -87,7 +87,9 @@ def _named(
 
 def _refuse_split(name: str, split: str | None) -> None:
     if split is not None:
-        raise DataError(f"{name} has no splits, so none is called {quoted(split)}.", "Leave out --split.")
+        raise DataError(
+            f"{name} has no splits, so none is called {quoted(split)}.", "Leave out --data-split."
+        )
 
 
 def _is_hub_name(name: str) -> bool:
@@ -116,6 +118,11 @@ def _missing(path: Path) -> DataError:
 
 def _only_file(folder: Path) -> Rows:
     """The one data file that a folder holds; what else lies there (a README, say) is passed over."""
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        raise DataError(
+            f"{quoted(folder.name, bare=True)} is a model, not a data set.",
+            "Name the model first, then the data.",
+        )
     files = sorted(entry for entry in folder.iterdir() if entry.is_file() and _kind(entry) is not None)
     if len(files) == 1:
         return _file(files[0], quoted(files[0].name, bare=True))

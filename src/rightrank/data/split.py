@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rightrank.data.near import Groups, exact_groups, near_links, united
+from rightrank.data.wording import counted
 from rightrank.errors import TooFewExamplesError
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def split_by_prompt(prompts: Sequence[Prompt], *, seed: int) -> Split:
     decide, score = (np.flatnonzero(np.isin(groups.of_N, side)).tolist() for side in sides)
     spare = sum(max(0, len(side) - target) for side in (decide, score))
     if spare:
-        notes += (f"{spare} rows that repeat held-out prompts are used neither to train nor to decide.",)
+        repeat = "repeats" if spare == 1 else "repeat"
+        used = f"{'is' if spare == 1 else 'are'} used neither to train nor to decide"
+        notes += (f"{counted(spare, 'row')} that {repeat} held-out prompts {used}.",)
     ordered = [_shuffled(side, rng) for side in (train, decide, score)]
     return Split(ordered[0], ordered[1][:target], ordered[2][:target], notes=notes)
 
@@ -89,9 +92,8 @@ def split_with_eval(train: Sequence[Prompt], held_out: Sequence[Prompt], *, seed
     kept, overlap_notes = _not_held_out(train, held_out)
     removed = len(train) - len(kept)
     left = exact_groups([train[i].exact for i in kept])
-    _require_enough(
-        len(kept), left, f" to train on ({removed} more occur in the held-out data)" if removed else ""
-    )
+    occur = f"{removed} more {'occurs' if removed == 1 else 'occur'} in the held-out data"
+    _require_enough(len(kept), left, f" to train on ({occur})" if removed else "")
     rng = np.random.default_rng(seed)
     half = len(held_out) // 2
     deciding = set(_drawn(groups, [half], rng)[0])
@@ -135,10 +137,11 @@ def prompt_groups(prompts: Sequence[Prompt]) -> tuple[Groups, tuple[str, ...]]:
 
 def _require_enough(rows: int, groups: Groups, where: str = "") -> None:
     if rows < FEWEST_ROWS:
-        problem = f"There are {rows} usable examples{where}; at least {FEWEST_ROWS} are needed."
-        raise TooFewExamplesError(problem, "Give more examples.")
+        there = f"There {'is' if rows == 1 else 'are'} {counted(rows, 'usable example')}{where}"
+        raise TooFewExamplesError(f"{there}; at least {FEWEST_ROWS} are needed.", "Give more examples.")
     if groups.count < FEWEST_GROUPS:
-        found = f"There are {groups.count} distinct prompts in {rows} examples{where}"
+        there = f"There {'is' if groups.count == 1 else 'are'} {counted(groups.count, 'distinct prompt')}"
+        found = f"{there} in {counted(rows, 'example')}{where}"
         problem = f"{found}; at least {FEWEST_GROUPS} are needed."
         raise TooFewExamplesError(
             problem, "Give more prompts, or held-out data of your own with --eval-data."

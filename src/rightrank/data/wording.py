@@ -34,6 +34,11 @@ def listed(names: Iterable[object], limit: int = 8) -> str:
     return ", ".join(quoted(name) for name in every[:limit]) + more
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 row``, ``1,200 rows``; ``noun`` is the singular of a word that takes an s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def similar_names(name: str, names: Sequence[str]) -> tuple[str, ...]:
     """Up to three of ``names`` that ``name`` may have been meant for, quoted, the nearest first."""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

@@ -17,7 +17,7 @@ from rightrank.bank.peft_format import export_adapter
 from rightrank.bank.step import gradients, train
 from rightrank.bank.targets import find_targets
 from rightrank.errors import ResourceError
-from rightrank.probe.loss_table import PackResult
+from rightrank.probe.loss_table import Configuration, PackResult
 from rightrank.probe.plan import Speed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.memory import MemoryModel
     from rightrank.data import TokenizedExample
-    from rightrank.probe.loss_table import Configuration, Pack
+    from rightrank.probe.loss_table import Pack
     from rightrank.recipe import Recipe
 
 # A CPU trains one adapter as fast as several at once, and each that is finished is one more that nothing can take away.
@@ -79,9 +79,18 @@ class LocalExecutor:
             self.memory,
             available=available_bytes(self.base.device),
             longest=self._longest,
-            most=TOGETHER_ON_GPU if self._on_gpu else TOGETHER_ON_CPU,
+            most=self._together,
         )
         return [[configurations[i] for i in pack] for pack in packs]
+
+    @property
+    def _together(self) -> int:
+        return TOGETHER_ON_GPU if self._on_gpu else TOGETHER_ON_CPU
+
+    def _most_together(self, rank: int) -> int:
+        """Adapters of ``rank`` that train at once and fit."""
+        alike = [Configuration(rank, rank, 0.0)] * self._together
+        return len(self.fit_together(alike)[0])
 
     def evaluate_base(self) -> PackResult:
         """The untrained model on every held-out example."""
@@ -166,10 +175,10 @@ class LocalExecutor:
         if export_to is not None:
             self._export(bank, export_to, first)
         loss_KE, right_KE = _padded(held_out.loss_KE, held_out.right_KE, len(self.decide) + len(self.score))
-        for k, diverged in enumerate(trained.diverged_K):
-            if diverged:
-                loss_KE[k, : len(judges)] = np.inf
-                right_KE[k, : len(judges)] = 0
+        # The last update may have been the one that diverged: only the evaluation tells.
+        lost_K = np.array(trained.diverged_K) | ~np.isfinite(held_out.loss_KE).all(1)
+        loss_KE[lost_K, : len(judges)] = np.inf
+        right_KE[lost_K, : len(judges)] = 0
         return PackResult(
             loss_KE, right_KE, trained.train_loss_K, trained.steps, trained.tokens, time.monotonic() - started
         )
@@ -185,29 +194,38 @@ class LocalExecutor:
         return max(self._longest, min(fits, max(enough, self._longest)))
 
     def _export(self, bank: AdapterBank, directory: Path, first: int) -> None:
-        size = sum(master.numel() * 4 for master in bank.masters)
-        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if shutil.disk_usage(directory.parent).free < 4 * size:
-            self.notes.append("The trained adapters were not kept: too little disk space.")
-            return
-        for k in range(len(bank.specs)):
-            export_adapter(
-                bank, k, directory / str(first + k), base_name=self.base.name, dropout=self.recipe.dropout
-            )
+        """Keep the trained adapters; a disk that cannot take them costs a note, not the measurement."""
+        size = sum(master.nbytes for master in bank.masters)
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if shutil.disk_usage(directory.parent).free >= 4 * size:
+                for k in range(len(bank.specs)):
+                    export_adapter(
+                        bank,
+                        k,
+                        directory / str(first + k),
+                        base_name=self.base.name,
+                        dropout=self.recipe.dropout,
+                    )
+                return
+        except (OSError, ResourceError):
+            shutil.rmtree(directory, ignore_errors=True)
+        self.notes.append("The trained adapters were not kept: too little disk space.")
 
     def measure_speed(self, *, small: int, large: int) -> Speed:
         """Time real steps at rank ``small`` and ``large``, alone and together, and an evaluation. A few seconds."""
         examples = self.train_examples[: self.recipe.batch_size]
-        together = TOGETHER_ON_GPU if self._on_gpu else TOGETHER_ON_CPU
+        together = self._most_together(small)
         per_rank = sum(target.width_in + target.width_out for target in self.targets)
         alone, evaluation = self._time_step([small], examples)
         wide, _ = self._time_step([large], examples) if large > small else (alone, 0.0)
         per_parameter = max(0.0, wide - alone) / max(1, per_rank * (large - small))
         each = alone
         if together > 1:
-            several, evaluation = self._time_step([small] * 8, examples)
-            each = max(alone / 50, (several - alone) / 7)
-            evaluation /= 8
+            count = min(8, together)
+            several, evaluation = self._time_step([small] * count, examples)
+            each = max(alone / 50, (several - alone) / (count - 1))
+            evaluation /= count
         tokens = sum(len(example.token_ids_T) for example in examples)
         return Speed(
             floor_seconds=max(0.0, alone - each),

@@ -8,12 +8,12 @@ the edge, the guides' setting and the user's own, repeats with other seeds.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rightrank.probe.loss_table import Configuration, Role
-from rightrank.recipe import alpha_for
+from rightrank.recipe import alpha_for, equivalent_learning_rate
 from rightrank.stats.surface import best_learning_rate, still_possible
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def prior_learning_rate(hidden: int) -> float:
     Published: 10 × full fine-tuning's 5e-5, growing as (2000 / hidden width)^0.78, fitted to Llama models from 1B to 70B (Thinking
     Machines, LoRA Without Regret, 2025). A start only: the grid grows from there until the best is inside.
     """
-    return on_grid(5e-4 * (2000 / hidden) ** 0.78)
+    return min(max(on_grid(5e-4 * (2000 / hidden) ** 0.78), LOWEST), HIGHEST)
 
 
 def on_grid(learning_rate: float) -> float:
@@ -64,6 +64,10 @@ def shifted(learning_rate: float, halves: int) -> float:
     return half_decade(round(2 * math.log10(learning_rate)) + halves)
 
 
+def _sensible(learning_rate: float) -> bool:
+    return LOWEST <= learning_rate <= HIGHEST
+
+
 def next_stage(
     evidence: Evidence | None,
     plan: Plan,
@@ -79,14 +83,13 @@ def next_stage(
     """
     scout, final = plan.scout_examples, plan.final_examples
     at = {n: {c for c, examples in done if examples == n} for n in (scout, final)}
-    if evidence is None or not at[scout]:
+    if evidence is None or not at[final]:
         steps = (0, 1, -1, 2, -2) if plan.breadth == "wide" else (0, 1, -1)
-        grid = [
-            configuration(r, shifted(prior, step), "learning rate")
-            for step in steps
-            for r in plan.scout_ranks
-        ]
-        return _stage("learning rates", scout, grid, at[scout])
+        rates = [rate for step in steps if _sensible(rate := shifted(prior, step))]
+        grid = [configuration(r, rate, "learning rate") for rate in rates for r in plan.scout_ranks]
+        stage = _stage("learning rates", scout, grid, at[scout])
+        if stage is not None or evidence is None:
+            return stage
     if scout < final and not at[final]:
         grown = _stage(
             "learning rates",
@@ -95,7 +98,7 @@ def next_stage(
             at[scout],
         )
         repeated = plan.breadth == "lean" or any(c.seed for c in at[scout])
-        repeats = [] if repeated else _repeats(evidence, scout, plan.scout_ranks, SEEDS[:1])
+        repeats = [] if repeated else _repeats(evidence, scout, plan.scout_ranks, SEEDS[:1], at[scout])
         stage = grown or _stage("seeds", scout, repeats, at[scout])
         if stage is not None:
             return stage
@@ -108,7 +111,7 @@ def next_stage(
         ),
         ("ranks", lambda: _beyond_ranks(evidence, plan, at[final], widest_rank)),
         ("guides' setting", _guides(plan, GUIDE_RANKS[:1])),
-        ("seeds", lambda: _repeats(evidence, final, _ends(evidence, final), SEEDS)),
+        ("seeds", lambda: _repeats(evidence, final, _ends(evidence, final), SEEDS, at[final])),
         ("guides' settings", _guides(plan, GUIDE_RANKS)),
         ("learning rates", lambda: _beyond_edges(evidence, plan, final, plan.ranks, at[final])),
     ):
@@ -160,12 +163,19 @@ def _every_rank(evidence: Evidence, plan: Plan, done: set[Configuration]) -> lis
     """
     tried = {c.rank for c in done if c.role not in ("guide", "yours")}
     middle = math.log(plan.ranks[len(plan.ranks) // 2])
-    order = sorted((r for r in plan.ranks if r not in tried), key=lambda r: (abs(math.log(r) - middle), r))
+    order = sorted(
+        (r for r in plan.ranks if r not in tried), key=lambda r: (round(abs(math.log(r) - middle), 9), r)
+    )
     if plan.breadth == "lean":
         order = [r for r in (*plan.scout_ranks, *order) if r not in tried]
     rates = {rank: _foreseen(evidence, plan, rank) for rank in order}
     steps = (0, 1, -1) if plan.breadth == "wide" else (0,)
-    wanted = [configuration(rank, shifted(rates[rank], step), "rank") for step in steps for rank in order]
+    wanted = [
+        configuration(rank, rate, "rank")
+        for step in steps
+        for rank in order
+        if _sensible(rate := shifted(rates[rank], step))
+    ]
     return wanted + (_guides(plan, GUIDE_RANKS) if plan.breadth == "wide" and order else [])
 
 
@@ -186,22 +196,28 @@ def _guides(plan: Plan, ranks: Sequence[int]) -> list[Configuration]:
 def _beyond_edges(
     evidence: Evidence, plan: Plan, examples: int, ranks: Sequence[int], done: set[Configuration]
 ) -> list[Configuration]:
-    """For every rank whose best learning rate is the lowest or highest tried there, the next one out; both, where only one was tried."""
+    """For every rank whose best learning rate is the lowest or highest tried there, the next one out; both, where only one was tried.
+
+    Where every run of a rank diverged, the next one down.
+    """
     wanted = []
     for rank in ranks:
-        best = best_learning_rate(evidence, examples, rank)
-        if best is None or (
-            plan.breadth == "lean" and examples == plan.final_examples and rank not in plan.scout_ranks
-        ):
+        if plan.breadth == "lean" and examples == plan.final_examples and rank not in plan.scout_ranks:
             continue
-        rate, edge = best
         tried = {
             c.learning_rate for c in done if c.rank == rank and c.seed == 0 and c.alpha == alpha_for(rank)
         }
-        steps = [s for s, name in ((1, "high"), (-1, "low")) if edge in (name, "both") or len(tried) == 1]
+        best = best_learning_rate(evidence, examples, rank)
+        if best is not None:
+            rate, edge = best
+            steps = [s for s, name in ((1, "high"), (-1, "low")) if edge in (name, "both") or len(tried) == 1]
+        elif tried:
+            rate, steps = min(tried), [-1]
+        else:
+            continue
         for step in steps:
             next_rate = shifted(rate, step)
-            if LOWEST <= next_rate <= HIGHEST and next_rate not in tried:
+            if _sensible(next_rate) and next_rate not in tried:
                 wanted.append(configuration(rank, next_rate, "learning rate"))
     return wanted
 
@@ -231,18 +247,18 @@ def _ends(evidence: Evidence, examples: int) -> list[int]:
 
 
 def _repeats(
-    evidence: Evidence, examples: int, ranks: Sequence[int], seeds: Sequence[int]
+    evidence: Evidence, examples: int, ranks: Sequence[int], seeds: Sequence[int], done: set[Configuration]
 ) -> list[Configuration]:
-    """Other seeds for the best of each of ``ranks``: the noise that a single run hides."""
-    best = {
-        rank: found[0]
-        for rank in ranks
-        if (found := best_learning_rate(evidence, examples, rank)) is not None
-    }
-    return [configuration(rank, _snapped(best[rank]), "seed", seed) for seed in seeds for rank in best]
+    """Other seeds for the best of each of ``ranks``, with its own alpha: the noise that a single run hides."""
+    best = []
+    for rank in ranks:
+        found = best_learning_rate(evidence, examples, rank)
+        if found is not None:
+            best.append(min((c for c in done if c.rank == rank), key=lambda c: _apart(c, found[0])))
+    return [replace(c, seed=seed, role="seed") for seed in seeds for c in best]
 
 
-def _snapped(learning_rate: float) -> float:
-    """The grid's own number where ``learning_rate`` is one of its numbers but for rounding."""
-    near = on_grid(learning_rate)
-    return near if abs(math.log(near / learning_rate)) < 0.01 else learning_rate
+def _apart(c: Configuration, rate: float) -> tuple[float, bool]:
+    """How far a configuration's equivalent learning rate is from ``rate``; our own alpha first where two have the same."""
+    own = equivalent_learning_rate(c.rank, c.alpha, c.learning_rate)
+    return round(abs(math.log(own / rate)), 6), c.alpha != alpha_for(c.rank)

@@ -2,7 +2,8 @@
 
 A run directory holds ``run.json`` (what is being measured, so that only like is resumed with like) and, for every pack of
 configurations trained together, ``packs/NNNN.json`` written before training and ``packs/NNNN.safetensors`` written after it, each
-whole or not at all. ``packs/base.safetensors`` is the untrained model.
+whole or not at all. A result says itself what was trained, under one checksum with the losses; the plan is for resuming only.
+``packs/base.safetensors`` is the untrained model.
 
 Dimensions: K configurations of a pack, C of all packs, E held-out examples (those that decide first, then those that score).
 """
@@ -99,53 +100,55 @@ class LossTable:
         odd = sorted(key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key])
         if odd:
             raise ConfigurationError(
-                f"{self.directory} holds another run: {', '.join(odd)} differ.",
+                f"{self.directory} holds another run: {', '.join(odd)} {'differs' if len(odd) == 1 else 'differ'}.",
                 "Resume with the same settings, or name another --out.",
             )
 
     def _read(self) -> None:
         base = self._folder / "base.safetensors"
-        if base.exists():
-            self.base = self._load(base)
-        number = 0
-        while (plan := self._folder / f"{number:04d}.json").exists():
-            result_path = plan.with_suffix(".safetensors")
-            if not result_path.exists():
-                break
-            result = self._load(result_path)
-            if result is None:
-                break
-            self.packs.append(_pack_from(json.loads(plan.read_text(encoding="utf-8"))))
-            self.results.append(result)
-            number += 1
+        if base.exists() and (found := self._load(base)) is not None:
+            self.base = found[0]
+        for path in sorted(self._folder.glob("[0-9]*.safetensors")):
+            if (found := self._load(path)) is None:
+                continue
+            result, pack = found
+            # Tables of before 0.1 name what was trained in the plan alone.
+            if (pack := pack or _plan_at(path.with_suffix(".json"))) is not None:
+                self._add(pack, result)
 
-    def _load(self, path: Path) -> PackResult | None:
+    def _load(self, path: Path) -> tuple[PackResult, Pack | None] | None:
         try:
             return _unpack(path.read_bytes())
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             self.damaged.append(f"{path.name}: {error}")
             return None
 
+    def _add(self, pack: Pack, result: PackResult) -> None:
+        place = sum(other.number < pack.number for other in self.packs)
+        self.packs.insert(place, pack)
+        self.results.insert(place, result)
+
     @property
-    def unfinished(self) -> Pack | None:
-        """The pack whose training was begun and not finished, to be trained first on resuming."""
-        plan = self._folder / f"{len(self.packs):04d}.json"
-        if not plan.exists():
-            return None
-        try:
-            return _pack_from(json.loads(plan.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError):
-            return None
+    def next_number(self) -> int:
+        """For a new pack: above all that were begun."""
+        begun = [int(path.stem) for path in self._folder.glob("[0-9]*.json")]
+        return max([*begun, *(pack.number for pack in self.packs)], default=-1) + 1
+
+    @property
+    def unfinished(self) -> list[Pack]:
+        """Packs that were begun and not finished, or whose result is damaged, in their order: trained first on resuming."""
+        finished = {pack.number for pack in self.packs}
+        plans = [path for path in sorted(self._folder.glob("[0-9]*.json")) if int(path.stem) not in finished]
+        return [pack for path in plans if (pack := _plan_at(path)) is not None]
 
     def begin(self, pack: Pack) -> None:
-        """Write down what is about to be trained."""
+        """Write down what is to be trained."""
         _write_whole(self._folder / f"{pack.number:04d}.json", json.dumps(asdict(pack)).encode())
 
     def finish(self, pack: Pack, result: PackResult) -> None:
         """Add a pack's results; they are on disk when this returns."""
-        _write_whole(self._folder / f"{pack.number:04d}.safetensors", _packed(result))
-        self.packs.append(pack)
-        self.results.append(result)
+        _write_whole(self._folder / f"{pack.number:04d}.safetensors", _packed(result, pack))
+        self._add(pack, result)
 
     def set_base(self, result: PackResult) -> None:
         """Keep the untrained model's results."""
@@ -193,16 +196,25 @@ class LossTable:
         )
 
 
+def _plan_at(path: Path) -> Pack | None:
+    """The pack of a plan; None where it cannot be read."""
+    try:
+        return _pack_from(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+
+
 def _pack_from(raw: dict[str, Any]) -> Pack:
     configurations = tuple(Configuration(**c) for c in raw["configurations"])
     return Pack(int(raw["number"]), int(raw["examples"]), configurations, bool(raw["with_score"]))
 
 
-def _packed(result: PackResult) -> bytes:
-    """The result as safetensors, behind the SHA-256 of what follows."""
+def _packed(result: PackResult, pack: Pack | None = None) -> bytes:
+    """The result as safetensors, behind the SHA-256 of what follows. ``pack`` is what was trained."""
     from safetensors.numpy import save
 
     facts = {
+        "pack": None if pack is None else asdict(pack),
         "train_loss": result.train_loss_K,
         "steps": result.steps,
         "train_tokens": result.train_tokens,
@@ -216,7 +228,7 @@ def _packed(result: PackResult) -> bytes:
     return hashlib.sha256(body).digest() + body
 
 
-def _unpack(raw: bytes) -> PackResult:
+def _unpack(raw: bytes) -> tuple[PackResult, Pack | None]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -229,7 +241,7 @@ def _unpack(raw: bytes) -> PackResult:
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     facts = json.loads(header["__metadata__"]["facts"])
-    return PackResult(
+    result = PackResult(
         loss_KE=arrays["loss"],
         right_KE=arrays["right"],
         train_loss_K=tuple(facts["train_loss"]),
@@ -237,6 +249,7 @@ def _unpack(raw: bytes) -> PackResult:
         train_tokens=int(facts["train_tokens"]),
         seconds=float(facts["seconds"]),
     )
+    return result, _pack_from(facts["pack"]) if facts.get("pack") else None
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -154,17 +154,17 @@ def make_plan(
         cost = _price(job, speed, sized)
         if cost <= usable:
             return replace(sized, planned_seconds=cost + spent_seconds, all_rows_seconds=everything)
-    smallest = evaluation_seconds(job, speed, 2 * FEWEST_HELD_OUT) * 8 + spent_seconds
+    cheapest = min(_price(job, speed, _with_held_out(job, speed, draft)) for draft in drafts)
     raise BudgetError(
         f"{budget / 60:.1f} minutes do not pay for a single comparison on this machine.",
-        f"Allow at least {math.ceil(max(2 * budget, smallest) / 60)} minutes with --budget.",
+        f"Allow at least {math.ceil((cheapest / (1 - SLACK) + spent_seconds) / 60)} minutes with --budget.",
     )
 
 
 def _drafts(job: Job, ranks: tuple[int, ...]) -> list[Plan]:
     """Candidate plans, the most telling first: no extrapolation before breadth, breadth before the longest runs."""
     least, everything = least_examples(job), job.examples
-    sizes = [everything >> k for k in range(24) if everything >> k >= max(8, least)]
+    sizes = [everything >> k for k in range(24) if k == 0 or everything >> k >= max(8, least)]
     if 2 * least < everything and sizes[-1] > 2 * least:
         sizes.append(2 * least)
     drafts = []
@@ -173,10 +173,11 @@ def _drafts(job: Job, ranks: tuple[int, ...]) -> list[Plan]:
         for breadth, at in options:
             if 0 <= at < len(sizes) and (scout := _scout_size(least, sizes[at], everything, breadth)):
                 drafts.append(_draft(ranks, breadth, scout, sizes[at], starved=False))
+    enough = min(LEAST_STEPS, job.recipe.steps(everything))
     for k in range(24):
         final = min(2 * least, everything) >> k
         if final >= 8:
-            drafts.append(_draft(ranks, "lean", final // 2, final, starved=final < everything))
+            drafts.append(_draft(ranks, "lean", final // 2, final, starved=job.recipe.steps(final) < enough))
     return drafts
 
 

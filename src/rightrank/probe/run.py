@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from rightrank.probe.ladder import Stage, next_stage
@@ -98,20 +98,21 @@ class Probe:
         )
 
     def _run(self) -> StopReason:
-        begun = self.table.unfinished
-        if begun is not None:
-            self._train(begun, "continuing")
+        sizes = (self.plan.scout_examples, self.plan.final_examples)
+        begun = [pack for pack in self.table.unfinished if pack.examples in sizes]
+        if not all(self._train_affordable(pack, "continuing") for pack in begun):
+            return "out of time"
         while (stage := self._next()) is not None:
             if self._answered(stage):
                 return "answered"
-            for group in self._groups(stage):
-                affordable = self._affordable(group, stage)
-                if not affordable:
-                    return "out of time"
-                pack = Pack(len(self.table.packs), stage.examples, tuple(affordable), stage.with_score)
-                self._train(pack, stage.why)
-                if len(affordable) < len(group):
-                    return "out of time"
+            packs = [
+                Pack(number, stage.examples, tuple(group), stage.with_score)
+                for number, group in enumerate(self._groups(stage), start=self.table.next_number)
+            ]
+            for pack in packs:  # all of them now, so that resuming carries the stage to its end
+                self.table.begin(pack)
+            if not all(self._train_affordable(pack, stage.why) for pack in packs):
+                return "out of time"
         return "carried out"
 
     def _next(self) -> Stage | None:
@@ -148,20 +149,26 @@ class Probe:
         judged = len(configurations) * evaluation_seconds(job, speed, held_out)
         return train_seconds(job, speed, [c.rank for c in configurations], examples) + judged
 
-    def _affordable(self, group: Sequence[Configuration], stage: Stage) -> list[Configuration]:
-        """The first configurations of ``group`` that are foreseen to be done before the deadline."""
+    def _train_affordable(self, pack: Pack, why: str) -> bool:
+        """Train the first configurations of ``pack`` that are foreseen to be done before the deadline; whether these are all."""
         left = self.deadline - time.monotonic()
-        count = len(group)
-        while count and self._seconds(group[:count], stage.examples, stage.with_score) > left:
+        wanted = pack.configurations
+        count = len(wanted)
+        while count and self._seconds(wanted[:count], pack.examples, pack.with_score) > left:
             count -= 1
-        return list(group[:count])
+        if 0 < count < len(wanted):
+            self.table.begin(replace(pack, number=self.table.next_number, configurations=wanted[count:]))
+            pack = replace(pack, configurations=wanted[:count])
+            self.table.begin(pack)
+        if count:
+            self._train(pack, why)
+        return count == len(wanted)
 
     def _train(self, pack: Pack, why: str) -> None:
         foreseen = self._seconds(pack.configurations, pack.examples, pack.with_score)
         words = f"{why}: {_in_words(pack)}"
         before = time.monotonic() - self.started
         whole = max(self.plan.planned_seconds, before + foreseen)
-        self.table.begin(pack)
         whole_data = pack.examples == self.subject.job.examples
         result = self.executor.train(
             pack,

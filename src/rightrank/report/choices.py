@@ -52,7 +52,7 @@ def rows(recommendation: Recommendation) -> tuple[Row, ...]:
 
 
 def _row(recommendation: Recommendation, option: Option) -> Row:
-    if recommendation.status == "NO_GAIN":
+    if not recommendation.gains or option.gain_lost is None:
         # A share of a gain that does not exist is no number.
         gain_lost = "–"
     elif option.verdict == "best":

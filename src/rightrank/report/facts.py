@@ -200,6 +200,8 @@ def resolvable(recommendation: Recommendation) -> str:
 def margin(recommendation: Recommendation) -> str:
     """How close two choices must be to count as the same, and from which reading that comes."""
     m = recommendation.margin
+    if m is None:
+        return ""
     same = (
         f"Two choices closer than {wording.loss(m.used.value)} nats a token ({wording.percent(m.as_percent_of_gain)} of the gain) "
         "count as the same"

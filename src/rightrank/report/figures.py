@@ -90,7 +90,8 @@ class MapFigure:
 
 def rank_figure(recommendation: Recommendation) -> RankFigure:
     """Gain lost against rank; held-out loss where training gains nothing, since there is no gain to lose then."""
-    measure: Measure = "loss" if recommendation.status == "NO_GAIN" else "gain lost"
+    margin = recommendation.margin if recommendation.gains else None
+    measure: Measure = "loss" if margin is None else "gain lost"
     points = [_curve_point(recommendation, option, measure) for option in recommendation.options]
     tuned = tuple(sorted((p for p in points if p.kind == "tuned"), key=lambda p: p.rank))
     others = tuple(
@@ -99,19 +100,19 @@ def rank_figure(recommendation: Recommendation) -> RankFigure:
             key=lambda p: (p.kind != "yours", p.rank, p.learning_rate),
         )
     )
-    if measure == "loss":
+    if margin is None:
         best, base, band = recommendation.best_loss.value, recommendation.base_loss.value, None
         # No margin to go by: intervals and the distance to the base say what a visible difference is.
         unit = max([abs(base - best), *(p.high - p.low for p in tuned)]) / OTHER_MARGINS
     else:
-        best, base, unit = 0.0, None, recommendation.margin.as_percent_of_gain
+        best, base, unit = 0.0, None, margin.as_percent_of_gain
         band = (-unit, unit)
     values = [best, *(band or ()), *(() if base is None else (base,))]
     return RankFigure(measure, tuned, others, band, base, _view(tuned, others, best, unit, values))
 
 
 def _curve_point(recommendation: Recommendation, option: Option, measure: Measure) -> CurvePoint:
-    figure = option.loss if measure == "loss" else option.gain_lost
+    figure = option.loss if measure == "loss" or option.gain_lost is None else option.gain_lost
     bounded = figure.low is not None and figure.high is not None
     return CurvePoint(
         label=wording.clean(option.label),
@@ -147,7 +148,7 @@ def _view(
 
 def map_figure(recommendation: Recommendation) -> MapFigure:
     """Rank × learning rate, each point at the gain lost against the best run on as many rows."""
-    margin = recommendation.margin.as_percent_of_gain
+    margin = 1.0 if recommendation.margin is None else recommendation.margin.as_percent_of_gain
     bounds = (margin, 3 * margin, OTHER_MARGINS * margin)
     largest = max((point.examples for point in recommendation.points), default=0)
     placed = sorted(recommendation.points, key=_place)

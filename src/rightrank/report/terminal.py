@@ -103,7 +103,7 @@ def _table(recommendation: Recommendation, console: Console) -> None:
             f" {label:<{_LABEL_WIDTH - 6}} {arrow:<3} {loss:>7}  {lost:<21}{row.exact:>6}{row.train_gib:>11}"
         )
         console.print(Text(line, style="bold" if row.chosen else ""), soft_wrap=True)
-    if recommendation.status != "NO_GAIN":
+    if recommendation.gains:
         _say(console, facts.GAIN_LOST_SHORT, "dim")
 
 

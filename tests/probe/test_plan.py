@@ -1,0 +1,214 @@
+"""What a probe will do and cost: within the budget, as large as it allows, and refused with a mend that mends."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from rightrank.errors import BudgetError
+from rightrank.probe.plan import (
+    CANDIDATE_RANKS,
+    LEAST_STEPS,
+    Job,
+    Speed,
+    evaluation_seconds,
+    least_examples,
+    make_plan,
+    plan_lines,
+    run_seconds,
+    train_seconds,
+)
+from rightrank.recipe import Recipe
+
+RECIPE = Recipe()
+SPEED = Speed(
+    floor_seconds=0.0,
+    step_seconds=1.0,
+    step_seconds_per_parameter=1e-7,
+    evaluate_seconds_per_token=1e-4,
+    together=1,
+)
+
+
+def job_of(examples=3000, recipe=RECIPE):
+    held_out = max(1, examples // 8)
+    return Job(examples, recipe, 100_000, decide_pool=held_out, score_pool=held_out, held_out_tokens=60.0)
+
+
+speeds = st.builds(
+    Speed,
+    floor_seconds=st.floats(0, 1),
+    step_seconds=st.floats(1e-3, 30),
+    step_seconds_per_parameter=st.floats(0, 1e-6),
+    evaluate_seconds_per_token=st.floats(1e-6, 1e-2),
+    together=st.integers(1, 32),
+)
+recipes = st.builds(
+    Recipe, epochs=st.sampled_from([0.5, 1.0, 2.0, 3.0, 10.0]), batch_size=st.integers(1, 128)
+)
+jobs = st.builds(job_of, st.integers(16, 100_000), recipes)
+rank_lists = st.sets(st.sampled_from([1, 2, 3, *CANDIDATE_RANKS, 256]), min_size=1).map(
+    lambda ranks: tuple(sorted(ranks))
+)
+runs = st.floats(-2, 3).map(lambda x: 10**x)
+"""Of the recipe on all the data, as a budget."""
+
+
+def planned(job, speed, ranks, runs, spent=0.0):
+    budget = spent + runs * run_seconds(job, speed, 16, job.examples)
+    try:
+        return make_plan(job, speed, ranks, budget, spent)
+    except BudgetError:
+        return None
+
+
+@given(jobs, speeds, rank_lists, runs, st.floats(0, 100))
+def test_a_plan_keeps_to_its_budget_and_its_sizes(job, speed, ranks, runs, spent):
+    plan = planned(job, speed, ranks, runs, spent)
+    assume(plan is not None)
+    assert plan.budget_seconds == spent + runs * run_seconds(job, speed, 16, job.examples)
+    assert spent < plan.planned_seconds <= plan.budget_seconds
+    assert 1 <= plan.scout_examples < plan.final_examples <= job.examples
+    assert set(plan.scout_ranks) <= set(plan.ranks) <= set(ranks)
+    assert plan.ranks == ranks or plan.breadth == "lean"
+    assert 1 <= plan.decide <= job.decide_pool and 1 <= plan.score <= job.score_pool
+
+
+@given(jobs, speeds, rank_lists, runs)
+def test_starved_means_fewer_than_50_steps_though_the_data_have_more(job, speed, ranks, runs):
+    plan = planned(job, speed, ranks, runs)
+    assume(plan is not None)
+    final, everything = (job.recipe.steps(n) for n in (plan.final_examples, job.examples))
+    assert plan.starved == (final < LEAST_STEPS and final < everything)
+    if not plan.starved and plan.final_examples < job.examples:
+        assert final >= min(LEAST_STEPS, everything)
+
+
+def test_starved_begins_below_50_steps():
+    """1,000 rows of batch 16 for 3 epochs: 257 rows are the fewest with 50 steps; then half of those, and so on."""
+    job = job_of(1000)
+    assert least_examples(job) == 266
+    found = {}
+    for k in range(200):
+        plan = planned(job, SPEED, CANDIDATE_RANKS, 0.1 * 1.03**k)
+        if plan is not None:
+            found[plan.final_examples] = plan.starved
+    assert {n: found[n] for n in (1000, 500, 266, 133)} == {1000: False, 500: False, 266: False, 133: True}
+
+
+@given(jobs, speeds, rank_lists, runs, st.floats(1, 100))
+def test_more_budget_never_gives_a_smaller_size_of_the_same_breadth(job, speed, ranks, runs, more):
+    """Nor a starved plan in place of a fed one. Across breadths the size may fall: every rank on half the rows before three on all."""
+    small, large = planned(job, speed, ranks, runs), planned(job, speed, ranks, runs * more)
+    assume(small is not None)
+    assert large is not None
+    assert small.starved or not large.starved
+    if large.breadth == small.breadth:
+        assert large.final_examples >= small.final_examples
+    elif large.final_examples < small.final_examples:
+        assert small.breadth == "lean", "only breadth is worth a smaller size"
+
+
+@given(jobs, speeds, rank_lists, st.floats(0.001, 10), st.floats(0, 5))
+def test_the_mend_of_too_small_a_budget_mends_it(job, speed, ranks, budget, spent):
+    with pytest.raises(BudgetError, match="do not pay for a single comparison") as caught:
+        make_plan(job, speed, ranks, min(budget, spent), spent)
+    minutes = int(re.search(r"at least (\d+) minutes", caught.value.mend)[1])
+    assert make_plan(job, speed, ranks, 60.0 * minutes, spent)
+    less = 60.0 * (minutes - 1)
+    if less > spent and minutes > 1:
+        with pytest.raises(BudgetError):
+            make_plan(job, speed, ranks, less, spent)
+
+
+@given(jobs, speeds, rank_lists)
+def test_all_rows_where_the_budget_pays_for_them(job, speed, ranks):
+    first = planned(job, speed, ranks, 1e9)
+    assert first is not None
+    assert (first.final_examples, first.breadth, first.starved) == (job.examples, "wide", False)
+    plain = make_plan(job, speed, ranks, first.all_rows_seconds * 1.001)
+    assert plain.final_examples == job.examples
+    assert plain.ranks == ranks
+
+
+@pytest.mark.parametrize("ranks", [(8,), (3,), (16,), (128,)])
+@pytest.mark.parametrize("budget", [400.0, 2_000.0, 1e5])
+def test_lists_of_one_rank(ranks, budget):
+    plan = make_plan(job_of(), SPEED, ranks, budget)
+    assert plan.ranks == plan.scout_ranks == ranks
+
+
+@pytest.mark.parametrize("examples", [16, 20, 40, 100])
+@pytest.mark.parametrize("budget", [1e3, 1e5])
+def test_small_data_sets_are_measured_whole_where_time_allows(examples, budget):
+    job = job_of(examples)
+    assert least_examples(job) == examples  # fewer than 50 steps in all
+    plan = make_plan(job, SPEED, CANDIDATE_RANKS, budget)
+    assert (plan.final_examples, plan.starved) == (examples, False)
+    assert plan.scout_examples == examples // 2
+    assert (plan.decide, plan.score) == (examples // 8, examples // 8)  # every held-out row judges
+
+
+def test_without_a_budget_one_run_of_the_recipe_an_hour_at_most():
+    job, fast = job_of(30_000), SPEED.slower(0.01)
+    one_run = run_seconds(job, fast, 32, job.examples)
+    assert one_run < 3600
+    plan = make_plan(job, fast, CANDIDATE_RANKS, None, spent_seconds=10.0)
+    assert plan.budget_seconds == pytest.approx(one_run + 10)
+    assert plan.run_seconds == pytest.approx(one_run)
+    assert make_plan(job, SPEED, CANDIDATE_RANKS, None).budget_seconds == 3600.0
+
+
+def test_prices_by_hand():
+    job = job_of(320)  # 20 batches, 60 steps
+    speed = Speed(2.0, 0.5, 1e-6, 1e-3, together=3)
+    assert run_seconds(job, speed, 10, 320) == pytest.approx(60 * (2 + 0.5 + 1e-6 * 100_000 * 10))
+    # four in two packs: two floors
+    assert train_seconds(job, speed, [10, 10, 20, 40], 320) == pytest.approx(
+        60 * (2 * 2 + 4 * 0.5 + 0.1 * 80)
+    )
+    assert evaluation_seconds(job, speed, 7) == pytest.approx(7 * 60 * 1e-3)
+    twice = speed.slower(2.0)
+    assert train_seconds(job, twice, [10, 20], 320) == pytest.approx(
+        2 * train_seconds(job, speed, [10, 20], 320)
+    )
+    assert evaluation_seconds(job, twice, 7) == pytest.approx(2 * evaluation_seconds(job, speed, 7))
+
+
+@given(jobs)
+def test_the_least_size_is_the_smallest_with_50_steps(job):
+    least = least_examples(job)
+    steps = job.recipe.steps
+    assert steps(least) >= LEAST_STEPS or least == job.examples
+    if least > 1 and steps(job.examples) >= LEAST_STEPS:
+        assert (
+            steps(least - 1) < LEAST_STEPS
+            or least - 1 < LEAST_STEPS * job.recipe.batch_size / job.recipe.epochs
+        )
+
+
+def test_the_plan_in_words():
+    job = job_of()
+    plan = make_plan(job, SPEED, CANDIDATE_RANKS, 2_000.0)
+    lines = plan_lines(plan, job, 1.5, 8.0)
+    assert f"about {plan.planned_seconds / 60:.1f} min of 33.3 allowed" in lines[0]
+    assert "peak 1.5 of 8.0 GiB" in lines[0]
+    assert f"{plan.decide} held-out rows choose, {plan.score} others score" in lines[1]
+    assert lines[-1].startswith("The step from there to all rows is extrapolated")
+    starved = make_plan(job, SPEED, CANDIDATE_RANKS, 250.0)
+    assert starved.starved
+    assert plan_lines(starved, job, 1, 8)[-1].startswith("Too little time for runs of 50 steps")
+    whole = make_plan(job, SPEED, CANDIDATE_RANKS, 1e6)
+    assert "on all;" in plan_lines(whole, job, 1, 8)[1] and len(plan_lines(whole, job, 1, 8)) == 3
+
+
+def test_more_held_out_rows_resolve_more():
+    job = job_of(10_000)
+    dear = Speed(0.0, 1.0, 1e-7, evaluate_seconds_per_token=3e-3, together=1)
+    small, large = (make_plan(job, dear, CANDIDATE_RANKS, budget) for budget in (3_000.0, 300_000.0))
+    assert small.score < large.score
+    assert large.resolvable_percent < small.resolvable_percent
+    assert large.resolvable_percent == pytest.approx(1.96 * 0.75 * (300 / large.score) ** 0.5)
