@@ -130,9 +130,8 @@ def main() -> None:
         held = sum(len(e.token_ids_T) for e in data.decide[:256])
         peak = torch.cuda.max_memory_allocated() / GIB
         foreseen = memory.peak_gib(sum(m.numel() for m in bank.masters), count * tokens)
-        print(
-            f"{count:>3} {rank:>5} {seconds:>8.3f} {count * tokens / seconds:>9.0f} {count * held / judged:>10.0f} {peak:>6.1f} {foreseen:>8.1f}"
-        )
+        rates = f"{count * tokens / seconds:>9.0f} {count * held / judged:>10.0f}"
+        print(f"{count:>3} {rank:>5} {seconds:>8.3f} {rates} {peak:>6.1f} {foreseen:>8.1f}")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import numpy as np
 
 
 def measure(args: argparse.Namespace) -> None:
+    from rightrank.measuring import Request, prepare
     from rightrank.probe.ladder import configuration
     from rightrank.probe.loss_table import LossTable, Pack
-    from rightrank.recommend import Request, prepare
 
     started = time.monotonic()
     request = Request(args.model, args.data, eval_data=args.eval_data, budget_minutes=1000, on_text=print)
@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> None:
                 if time.monotonic() - started > args.minutes * 60:
                     print("out of time; run again to go on")
                     return
-                pack = Pack(len(table.packs), len(prepared.data.train), tuple(pack_of), with_score=True)
+                pack = Pack(table.next_number, len(prepared.data.train), tuple(pack_of), with_score=True)
                 table.begin(pack)
                 result = executor.train(pack, export_to=None, on_step=lambda share: None)
                 table.finish(pack, result)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tiny import VOCABULARY, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from rightrank.bank.targets import find_targets
+from tiny import VOCABULARY, tiny_model
 
 SPECIAL = ["<pad>", "<s>", "</s>"]
 WORDS = SPECIAL + [f"t{i}" for i in range(3, VOCABULARY)]
@@ -20,7 +20,9 @@ def word_tokenizer() -> Any:
 
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
 
 
 def base() -> Any:
@@ -41,7 +43,9 @@ def teacher(rank: int, strength: float, seed: int = 1) -> Any:
 
 
 @torch.no_grad()
-def written_by(model: Any, count: int, *, seed: int, prompt: int = 4, completion: int = 16) -> list[dict[str, str]]:
+def written_by(
+    model: Any, count: int, *, seed: int, prompt: int = 4, completion: int = 16
+) -> list[dict[str, str]]:
     """Random prompts and what ``model`` writes after them, sampled at temperature 1."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY, (count, prompt), generator=generator)

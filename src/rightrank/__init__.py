@@ -12,13 +12,13 @@ from rightrank.errors import UserError
 from rightrank.recipe import Recipe
 
 if TYPE_CHECKING:
-    from rightrank.recommend import recommend
+    from rightrank.measuring import recommend
     from rightrank.recommendation import Recommendation
 
 __version__ = "0.1.0"
 __all__ = ["Recipe", "Recommendation", "UserError", "recommend"]
 
-_LAZY = {"recommend": "rightrank.recommend", "Recommendation": "rightrank.recommendation"}
+_LAZY = {"recommend": "rightrank.measuring", "Recommendation": "rightrank.recommendation"}
 
 
 def __getattr__(name: str) -> Any:

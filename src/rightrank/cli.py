@@ -86,9 +86,7 @@ def recommend(
         str | None,
         typer.Option("--yours", metavar="R,ALPHA,LR", help="Also measure your own setting: 16,32,2e-4."),
     ] = None,
-    max_rank: Annotated[
-        int | None, typer.Option(min=1, metavar="R", help="Largest rank you can serve.")
-    ] = None,
+    max_rank: Annotated[int | None, typer.Option(metavar="R", help="Largest rank you can serve.")] = None,
     eval_data: Annotated[
         str | None, typer.Option(metavar="ROWS", help="Your held-out rows. Default: a fifth of DATA.")
     ] = None,
@@ -129,7 +127,7 @@ def recommend(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure which rank, learning rate and alpha suit MODEL and DATA."""
+    """Measure which rank, alpha and learning rate to use."""
     _set_debug(debug)
     from rightrank.recipe import Recipe
 
@@ -183,7 +181,7 @@ def demo(
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
-    """Recommend a rank for a small model on English to shell commands."""
+    """The same for a small model on nl2bash: see it work."""
     _set_debug(debug)
     if not model.exists():
         raise ModelError(
@@ -231,7 +229,7 @@ def _recommend(model: str, data: str, options: dict[str, Any], *, dry_run: bool,
     from rich.console import Console
 
     from rightrank import progress
-    from rightrank.recommend import Request, measure, prepare
+    from rightrank.measuring import Request, measure, prepare
 
     _quiet_libraries()
     console = Console(stderr=True, highlight=False)
@@ -272,7 +270,6 @@ def _deliver(answer: Recommendation, directory: Path, request: Any, *, as_json: 
     except BrokenPipeError:
         raise
     except OSError as error:
-        _abandon_stdout()
         raise ResourceError(
             f"The answer cannot be printed: {error.strerror}.",
             f"It is kept: `rightrank report {directory}` prints it.",
@@ -303,7 +300,10 @@ def _set_debug(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; one sentence and its mend for every error a person can cause."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character must not cost the answer
     sys.exit(_run())
@@ -312,7 +312,7 @@ def main() -> None:
 def _run() -> int:
     """The exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="rightrank")
     except UserError as error:
         if _debug:
             raise
@@ -320,9 +320,6 @@ def _run() -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return _stopped()
-    except BrokenPipeError:  # whoever read our output has gone
-        _abandon_stdout()
-        return 1
     except Exception as error:
         return _unexpected(error)
     if code == StoppedError.exit_code:  # typer makes this of Ctrl-C while a command still starts
@@ -333,7 +330,8 @@ def _run() -> int:
 def _unexpected(error: Exception) -> int:
     said = getattr(error, "format_message", None)
     if said is not None:  # typer's own: an option that does not exist, a value that is none
-        _complain(f"{str(said()).rstrip('.')}. See `rightrank recommend --help`.")
+        command = getattr(getattr(error, "ctx", None), "command_path", "rightrank")
+        _complain(f"{str(said()).rstrip('.')}. See `{command} --help`.")
         return 2
     if type(error).__name__ == "Abort":
         return _stopped()
@@ -357,11 +355,6 @@ def _complain(text: str) -> None:
         sys.stderr.flush()
     except OSError:
         pass
-
-
-def _abandon_stdout() -> None:
-    """Let nothing complain again when Python flushes at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

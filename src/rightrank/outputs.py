@@ -11,7 +11,7 @@ from rightrank.errors import ResourceError, UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rightrank.recommend import Request
+    from rightrank.measuring import Request
     from rightrank.recommendation import Recommendation
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -33,7 +32,6 @@ PLANNED = (
 )
 """What of a plan measurements depend on. A resumed run takes it from its first part, since a plan follows from speeds that are
 measured anew each time."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def choose_directory(out: str | Path | None, data: object, *, resume: bool) -> Path:
@@ -97,8 +95,8 @@ def keeping(directory: Path, *, named: bool) -> Iterator[None]:
         raise ResourceError(error.problem, _with_place(error.mend, directory, named=named)) from error
     except Exception as error:
         # safetensors passes the system's error on as text, in an exception of its own
-        full = (isinstance(error, OSError) and error.errno in FULL) or "(os error 2" in str(error)
-        if not full and not isinstance(error, OSError):
+        system = isinstance(error, OSError) and error.errno is not None
+        if not system and "(os error " not in str(error):
             raise
         why = getattr(error, "strerror", None) or "the disk is full"
         mend = "Free some space and run the same command with --resume: what was measured is kept."

@@ -232,7 +232,7 @@ def test_every_row_too_long(run: Run, model: Path, rows: Path) -> None:
         (("--ranks", "8,x"), "--ranks '8,x' is no list of ranks. Give whole numbers"),
         (("--ranks", "0,8"), "0 is no rank. Give"),
         (("--ranks", "8", "--max-rank", "4"), "Every rank to try is above --max-rank 4. Raise"),
-        (("--max-rank", "0"), "'--max-rank'"),
+        (("--max-rank", "0"), "The largest rank 0 is no rank. Give"),
         (("--yours", "nonsense"), "--yours 'nonsense' is no setting. Give rank, alpha and learning rate"),
         (("--yours", "8,16,nan"), "not above zero. Give"),
         (("--yours", "512,16,1e-4"), "Rank 512 is beyond the width"),
@@ -267,11 +267,14 @@ def test_devices_that_are_none(run: Run, model: Path, rows: Path, device: str, w
 
 
 def test_a_directory_that_cannot_be_written_to(run: Run, model: Path, rows: Path) -> None:
-    (rows.parent / "taken").write_text("a file")
-    for out in ("taken", "taken/inside"):
-        assert f"Nothing can be written to {out}. Name another" in refused(
-            run, model, rows, "--out", out, code=3
-        )
+    odd = "taken\x1b[31m"
+    (rows.parent / odd).write_text("a file")
+    for out in (odd, f"{odd}/inside"):
+        said = run(model, rows, "--out", out)
+        shown = out.replace("\x1b", "?")
+        assert said.code == 3 and said.out == ""
+        assert f"Nothing can be written to {shown}. Name another folder with --out." in said.complaint
+        assert len(said.err.splitlines()) == 1, "before anything is read or loaded"
 
 
 # --- the real command, as a stranger runs it ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from commands import QUICK, Run, finished, own_process
+from safetensors import SafetensorError
 
 from rightrank.executors.local import LocalExecutor
 from small_run import save_rows, small_rows
@@ -85,7 +86,7 @@ def test_ctrl_c_while_answering_says_where_it_is_kept(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("rightrank.recommend.make_recommendation", stop)
+        patched.setattr("rightrank.measuring.make_recommendation", stop)
         said = run(model, rows, *QUICK, "--out", "run")
     assert said.code == 130 and said.out == ""
     assert said.complaint.endswith("Run the same command with --resume --out run.")
@@ -137,6 +138,30 @@ def test_a_disk_that_takes_no_large_file(model: Path, rows: Path, tmp_path: Path
     (directory,) = (tmp_path / "rightrank-runs").iterdir()
     assert f"--out rightrank-runs/{directory.name}" in said.complaint
     assert packs(directory)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left (os error 28)"),
+    ],
+)
+def test_an_adapter_that_finds_no_space(
+    run: Run, model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(LocalExecutor, "_export", full)
+    said = run(model, rows, *QUICK)
+    assert said.code == 3 and said.out == ""
+    assert (
+        "cannot be written: " in said.complaint
+        and "Free some space and run the same command" in said.complaint
+    )
+    (directory,) = (tmp_path / "rightrank-runs").iterdir()
+    assert said.complaint.endswith(f"(--out rightrank-runs/{directory.name}).") and packs(directory)
 
 
 def test_an_answer_whose_report_cannot_be_written_is_shown(
@@ -260,6 +285,13 @@ def test_an_output_that_takes_nothing_says_where_the_answer_is(
         said = finished(own_process(tmp_path, "report", "run", *extra, code=full))
         assert said.code == 3
         assert said.complaint.endswith("It is kept: `rightrank report run` prints it.")
+
+
+def test_closed_streams(run: Run, model: Path, rows: Path, tmp_path: Path) -> None:
+    assert run(model, rows, *QUICK, "--out", "run").code == 0
+    closed = "import sys; sys.stdout = None"
+    said = finished(own_process(tmp_path, "report", "run", code=closed))
+    assert said.code == 0 and said.err == ""
 
 
 def test_a_terminal_without_the_characters(run: Run, model: Path, rows: Path, tmp_path: Path) -> None:

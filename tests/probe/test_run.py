@@ -76,7 +76,7 @@ def probe_of(directory, executor, *, plan=None, budget=1e9, speed=SPEED, yours=N
     table = LossTable(directory, {})
     if table.base is None:
         table.set_base(executor.evaluate_base())
-    subject = Subject(JOB, TOKENS_E, SCORES_E, FREQUENCY_E, 1e-3, 128, yours, seed=0)
+    subject = Subject(JOB, TOKENS_E, SCORES_E, FREQUENCY_E, 1e-3, 128, 1, yours, seed=0)
     return Probe(
         subject,
         plan or plan_of("plain"),

@@ -163,14 +163,15 @@ def test_ctrl_c_returns_what_is_known(tmp_path: Path) -> None:
     assert [p.loss for p in answer.points] == [p.loss for p in first], "kept, not measured again"
 
 
-def test_ctrl_c_before_the_first_comparison_is_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("after", [0, 3])
+def test_ctrl_c_before_the_first_comparison_is_ctrl_c(tmp_path: Path, after: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         rightrank.recommend(
             small_model(),
             small_rows(),
             tokenizer=word_tokenizer(),
             out=tmp_path,
-            on_progress=stopper(0),
+            on_progress=stopper(after),
             **QUICK,
         )
 

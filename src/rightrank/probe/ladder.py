@@ -75,11 +75,13 @@ def next_stage(
     *,
     prior: float,
     widest_rank: int,
+    narrowest_rank: int = 1,
     yours: tuple[int, float, float] | None,
 ) -> Stage | None:
     """The next configurations, or None where the plan is carried out. ``done``: what has been trained, each with its examples.
 
-    ``widest_rank``: the largest rank that may be tried. ``yours``: the user's own rank, alpha and learning rate.
+    ``widest_rank``, ``narrowest_rank``: the largest and smallest rank that may be tried.
+    ``yours``: the user's own rank, alpha and learning rate.
     """
     scout, final = plan.scout_examples, plan.final_examples
     at = {n: {c for c, examples in done if examples == n} for n in (scout, final)}
@@ -109,7 +111,7 @@ def next_stage(
             "learning rates",
             lambda: _beyond_edges(evidence, plan, final, still_possible(evidence, final), at[final]),
         ),
-        ("ranks", lambda: _beyond_ranks(evidence, plan, at[final], widest_rank)),
+        ("ranks", lambda: _beyond_ranks(evidence, plan, at[final], narrowest_rank, widest_rank)),
         ("guides' setting", _guides(plan, GUIDE_RANKS[:1])),
         ("seeds", lambda: _repeats(evidence, final, _ends(evidence, final), SEEDS, at[final])),
         ("guides' settings", _guides(plan, GUIDE_RANKS)),
@@ -223,7 +225,7 @@ def _beyond_edges(
 
 
 def _beyond_ranks(
-    evidence: Evidence, plan: Plan, done: set[Configuration], widest: int
+    evidence: Evidence, plan: Plan, done: set[Configuration], narrowest: int, widest: int
 ) -> list[Configuration]:
     """One rank further, where the best is the largest tried or the smallest may still be as good as the best."""
     if plan.breadth == "lean":
@@ -231,7 +233,7 @@ def _beyond_ranks(
     tried = sorted({c.rank for c in done if c.role in ("rank", "learning rate")})
     possible = still_possible(evidence, plan.final_examples)
     wanted = []
-    if tried and possible and tried[0] in possible and tried[0] > 1:
+    if tried and possible and tried[0] in possible and tried[0] // 2 >= narrowest:
         wanted.append(tried[0] // 2)
     if tried and possible and min(possible) == tried[-1] and tried[-1] * 2 <= widest:
         wanted.append(tried[-1] * 2)

@@ -47,6 +47,7 @@ class Subject:
     frequency_loss_E: np.ndarray
     prior_learning_rate: float
     widest_rank: int
+    narrowest_rank: int
     yours: tuple[int, float, float] | None
     seed: int
 
@@ -123,6 +124,7 @@ class Probe:
             done,
             prior=self.subject.prior_learning_rate,
             widest_rank=self.subject.widest_rank,
+            narrowest_rank=self.subject.narrowest_rank,
             yours=self.subject.yours,
         )
 

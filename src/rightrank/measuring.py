@@ -1,12 +1,13 @@
-"""``rightrank.recommend``: read, load, plan, measure, decide."""
+"""``rightrank.recommend``: read, load, plan, measure, decide.
+
+Not named after its function: importing a module ``rightrank.recommend`` would put the module in the function's place.
+"""
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -280,6 +281,7 @@ def _subject(prepared: Prepared) -> Subject:
         frequency_loss_E=token_frequency_loss(data.train, judges, prepared.base.vocabulary),
         prior_learning_rate=prior_learning_rate(hidden),
         widest_rank=ceiling if request.ranks is None else max(prepared.candidates),
+        narrowest_rank=1 if request.ranks is None else min(prepared.candidates),
         yours=request.yours,
         seed=request.seed,
     )
@@ -299,14 +301,5 @@ def _settings(prepared: Prepared) -> dict[str, Any]:
         "plan": planned(plan),
     }
 
-
-class _Callable(ModuleType):
-    """Python sets ``rightrank.recommend`` to this module whenever it is imported; calling that has to work as well."""
-
-    def __call__(self, model: Any, dataset: Any, **options: Any) -> Recommendation:
-        return recommend(model, dataset, **options)
-
-
-sys.modules[__name__].__class__ = _Callable
 
 __all__ = ["Prepared", "Request", "UserError", "measure", "prepare", "recommend"]
