@@ -173,8 +173,10 @@ def demo(
     ] = Path(".cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf"),
     budget: Annotated[
         float,
-        typer.Option("--budget", metavar="MIN", help="Minutes it may take. Default: 4.", show_default=False),
-    ] = 4.0,
+        typer.Option(
+            "--budget", metavar="MIN", help="Minutes it may take. Default: 4.5.", show_default=False
+        ),
+    ] = 4.5,
     out: Out = None,
     dry_run: DryRun = False,
     as_json: Json = False,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from planted import ALL, World, barely, ceiling, draw, flat
 
+from planted import ALL, World, barely, ceiling, draw, flat
 from rightrank.stats.decision import decide
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import ALL, GAIN, RATES, World, ceiling, draw, flat, take
 
+from planted import ALL, GAIN, RATES, World, ceiling, draw, flat, take
 from rightrank.recipe import alpha_for
 from rightrank.stats.forecast import complete
 from rightrank.stats.prices import Interpolation, interpolate

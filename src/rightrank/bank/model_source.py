@@ -125,9 +125,10 @@ def _explained(name: str, error: Exception) -> ModelError | ResourceError:
             f"{name} wants to run code of its own.",
             "If you trust its author, run again with --trust-remote-code.",
         )
-    if says("gguf") and isinstance(error, ImportError):
+    if says("gguf") and (isinstance(error, ImportError) or says("is required when")):
         return ModelError(
-            "Reading a GGUF model needs the gguf package.", "Run `pip install 'rightrank[gguf]'`."
+            "Reading a GGUF model needs the packages gguf and accelerate.",
+            "Run `pip install 'rightrank[gguf]'`.",
         )
     if says("safetensorerror", "error while deserializing"):
         return ModelError(f"The weights of {name} are damaged.", "Download or save them again.")
