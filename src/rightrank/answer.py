@@ -126,7 +126,8 @@ def next_steps(decision: Decision, plan: Plan, evidence: Evidence, command: str)
     steps = []
     top = int(evidence.examples_C.max())
     if top < evidence.all_examples or plan.breadth == "lean":
-        why = "Every rank, on all your rows: nothing is extrapolated then."
+        more = "nothing is extrapolated then" if top < evidence.all_examples else "not just three of them"
+        why = f"Every rank, each with learning rates of its own, on all your rows: {more}."
         steps.append(_step(command, max(plan.all_rows_seconds, 2 * plan.budget_seconds), why))
     deciding = decision.deciding
     if deciding is not None and deciding.held_out_needed and deciding.held_out_needed > deciding.held_out_now:
