@@ -19,7 +19,7 @@ demo: $(VENV)/.demo $(MODEL)
 	$(VENV)/bin/rightrank demo --model $(MODEL)
 
 test: $(VENV)/.test lint
-	$(VENV)/bin/python -m pytest -n 2
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

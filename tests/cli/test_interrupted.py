@@ -18,6 +18,7 @@ from commands import QUICK, Run, finished, own_process
 from safetensors import SafetensorError
 
 from rightrank.executors.local import LocalExecutor
+from rightrank.probe.plan import Speed
 from small_run import save_rows, small_rows
 
 if TYPE_CHECKING:
@@ -240,12 +241,10 @@ def test_another_speed_does_not_keep_a_run_from_being_resumed(
 ) -> None:
     """Speeds are measured anew; what was planned from them the first time holds."""
     assert run(model, rows, *QUICK, "--out", "run").code == 0
-    measured = LocalExecutor.measure_speed
-
-    def slow(*arguments: Any, **options: Any) -> Any:
-        return measured(*arguments, **options).slower(20_000)
-
-    monkeypatch.setattr(LocalExecutor, "measure_speed", slow)
+    slow = Speed(
+        0.0, step_seconds=30.0, step_seconds_per_parameter=0.0, evaluate_seconds_per_token=0.1, together=1
+    )
+    monkeypatch.setattr(LocalExecutor, "measure_speed", lambda *arguments, **options: slow)
     assert run(model, rows, *QUICK, "--out", "other", "--budget", "60").code == 0
     plans = [json.loads((tmp_path / name / "run.json").read_text())["plan"] for name in ("run", "other")]
     assert plans[0] != plans[1], "the plan hangs on the speed"
