@@ -107,11 +107,11 @@ def prepare(request: Request) -> Prepared:
 
 
 def _plan(request: Request, directory: Path, started: float, data: PreparedData, base: BaseModel) -> Prepared:
-    from rightrank.bank.memory import GIB, available_bytes, measure_memory
+    from rightrank.bank.memory import GIB, available_bytes, measure_memory, peak_gib_so_far
     from rightrank.bank.targets import find_targets
     from rightrank.bank.verify import choose_path
     from rightrank.executors.local import LocalExecutor
-    from rightrank.probe.plan import Job, plan_lines
+    from rightrank.probe.plan import Job, final_ranks, plan_lines
 
     targets = find_targets(base.model)
     widest = max(target.max_rank for target in targets)
@@ -137,8 +137,11 @@ def _plan(request: Request, directory: Path, started: float, data: PreparedData,
         plan = continued(plan, directory, ranks)
     executor.judge_by(data.decide[: plan.decide], data.score[: plan.score])
     batch_tokens = int(request.recipe.batch_size * np.mean([len(e.token_ids_T) for e in data.train]))
-    peak = memory.peak_gib(job.parameters_per_rank * max(ranks), min(batch_tokens, 1024))
+    at_once = sorted(final_ranks(plan), reverse=True)[: speed.together]
     card = available_bytes(base.device) / GIB
+    foreseen = memory.peak_gib(job.parameters_per_rank * sum(at_once), len(at_once) * batch_tokens)
+    # Loading may have taken more than training will; and what does not fit at once is trained in turn.
+    peak = max(min(foreseen, card), peak_gib_so_far(base.device))
     for line in plan_lines(plan, job, peak, card):
         request.on_text(line)
     return Prepared(

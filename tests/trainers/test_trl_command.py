@@ -228,3 +228,10 @@ def test_steps_are_counted_as_the_trainer_counts_them() -> None:
     updates = -(-batches // training.gradient_accumulation_steps)
     assert answer.recipe.steps(2700) == updates * training.num_train_epochs
     assert set(MODULES) == set(answer.choice.target_modules)
+
+
+def test_a_gguf_base_is_named_as_what_trl_cannot_read() -> None:
+    answer = sample("SETTLED")
+    from_gguf = replace(answer, model=replace(answer.model, name="m.gguf"))
+    assert any("GGUF" in note for note in ours.command(from_gguf, "rows").notes)
+    assert not any("GGUF" in note for note in ours.command(answer, "rows").notes)

@@ -201,14 +201,14 @@ def _draft(ranks: tuple[int, ...], breadth: Breadth, scout: int, final: int, *, 
 
 def _with_held_out(job: Job, speed: Speed, plan: Plan) -> Plan:
     """As many held-out examples as ``EVALUATION_SHARE`` of the deciding runs' training pays for."""
-    ranks = _final_ranks(plan)
+    ranks = final_ranks(plan)
     training = train_seconds(job, speed, ranks, plan.final_examples) / len(ranks)
     affordable = int(EVALUATION_SHARE * training / max(1e-9, evaluation_seconds(job, speed, 1)))
     each = max(FEWEST_HELD_OUT, affordable // 2)
     return replace(plan, decide=min(job.decide_pool, each), score=min(job.score_pool, each))
 
 
-def _final_ranks(plan: Plan) -> list[int]:
+def final_ranks(plan: Plan) -> list[int]:
     """Ranks of the runs foreseen on the final size: each rank, its neighbouring learning rates, the guides' settings."""
     middle = plan.ranks[len(plan.ranks) // 2]
     if plan.breadth == "wide":
@@ -221,7 +221,7 @@ def _price(job: Job, speed: Speed, plan: Plan) -> float:
     scouts = [*plan.scout_ranks] * (5 if plan.breadth == "wide" else 3)
     stages = [
         (scouts, plan.scout_examples, plan.decide),
-        (_final_ranks(plan), plan.final_examples, plan.decide + plan.score),
+        (final_ranks(plan), plan.final_examples, plan.decide + plan.score),
     ]
     if plan.breadth != "lean":
         grown = [max(plan.scout_ranks)] * (0 if plan.breadth == "wide" else 2)

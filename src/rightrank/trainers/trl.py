@@ -154,6 +154,8 @@ def _notes(recommendation: Recommendation) -> tuple[str, ...]:
         f"For {model.name} on {recommendation.data.name}, converted to the columns {columns(recommendation)}.",
         f"On several devices divide --gradient_accumulation_steps by their number: the batch is {recipe.batch_size} in all.",
     ]
+    if model.name.endswith(".gguf"):
+        notes.append("TRL reads no GGUF file: put the name of the model that it was made from in its place.")
     if recipe.over_long == "drop":
         notes.append(
             f"TRL truncates. Rows above {recipe.max_length} tokens were dropped here: drop them from the data first."
