@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import warnings
@@ -74,8 +73,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 
 def own_process(folder: Path, *arguments: object, code: str = "") -> subprocess.Popen[str]:
-    """The command in a process of its own; ``code`` is run before it."""
-    start = ["-c", f"{code}\nfrom rightrank.cli import main\nmain()"] if code else ["-m", "rightrank.cli"]
+    """The command in a process of its own; ``code`` is run before it.
+
+    A shell starts what runs in its background deaf to Ctrl-C, and all that a test starts there would be too: hence the handler.
+    """
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = ["-c", f"{hear}\n{code}\nfrom rightrank.cli import main\nmain()"]
     unset = ("TQDM_DISABLE", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "COLUMNS")
     environment = {k: v for k, v in os.environ.items() if k not in unset}
     return subprocess.Popen(
@@ -85,13 +88,7 @@ def own_process(folder: Path, *arguments: object, code: str = "") -> subprocess.
         stderr=subprocess.PIPE,
         text=True,
         env={**environment, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        preexec_fn=_hear_ctrl_c,
     )
-
-
-def _hear_ctrl_c() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C, and so would be all that the tests start there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finished(process: subprocess.Popen[str]) -> Said:
