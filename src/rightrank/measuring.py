@@ -122,6 +122,8 @@ def _plan(request: Request, directory: Path, started: float, data: PreparedData,
     memory = measure_memory(base, targets, few, packed=path.packed, dropout=request.recipe.dropout)
     request.on_text(model_line(base, path.words))
     executor = LocalExecutor(base, memory, data.train, request.recipe, packed=path.packed)
+    if isinstance(request.model, (str, Path)):
+        executor.base_name = str(request.model)
     job = Job(
         examples=len(data.train),
         recipe=request.recipe,

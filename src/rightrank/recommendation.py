@@ -215,6 +215,12 @@ class Recommendation:
     warnings: tuple[str, ...] = ()
     schema: int = field(default=SCHEMA_VERSION)
 
+    def __str__(self) -> str:
+        choice = self.choice
+        setting = f"r={choice.rank} alpha={choice.alpha:g} learning rate {choice.learning_rate:g}"
+        lead = {"UNDECIDED": "safe meanwhile: ", "NO_GAIN": "if you train anyway: "}.get(self.status, "")
+        return f"{self.status}: {self.headline} ({lead}{setting})"
+
     @property
     def gains(self) -> bool:
         """Whether training surely gains something, so that shares of the gain mean something."""

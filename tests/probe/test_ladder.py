@@ -191,19 +191,17 @@ def test_ranks_below_the_smallest_where_it_may_be_enough():
     assert min(c.rank for c, _ in done) == 4
 
 
-def test_your_own_setting_is_measured_right_after_the_ranks():
+def test_your_own_setting_is_measured_with_the_ranks_and_first():
     stages, _ = simulate(World(), plan_of("plain"), yours=(24, 12.0, 5e-5))
     final = [s for s in stages if s.examples == 1600]
-    assert [s.why for s in final[:2]] == ["ranks", "your own setting"]
-    (own,) = final[1].configurations
+    own = final[0].configurations[0]
     assert (own, own.role) == (Configuration(24, 12.0, 5e-5), "yours")
-    assert final[1].with_score
+    assert final[0].with_score
 
 
 def test_your_setting_is_not_trained_twice_where_it_is_one_of_ours():
     ours = configuration(32, 1e-3, "rank")
-    stages, done = simulate(World(), plan_of("plain"), yours=(32, ours.alpha, 1e-3))
-    assert "your own setting" not in [s.why for s in stages]
+    _, done = simulate(World(), plan_of("plain"), yours=(32, ours.alpha, 1e-3))
     assert done.count((ours, 1600)) == 1
 
 

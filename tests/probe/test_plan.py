@@ -200,7 +200,11 @@ def test_the_plan_in_words():
     assert lines[-1].startswith("The step from there to all rows is extrapolated")
     starved = make_plan(job, SPEED, CANDIDATE_RANKS, 250.0)
     assert starved.starved
-    assert plan_lines(starved, job, 1, 8)[-1].startswith("Too little time for runs of 50 steps")
+    said = plan_lines(starved, job, 1, 8)
+    assert said[-2].startswith("Too little time for runs of 50 steps")
+    needed = int(said[-1].removeprefix("--budget ").split()[0])
+    paid_for = make_plan(job, SPEED, CANDIDATE_RANKS, 60.0 * needed)
+    assert paid_for.final_examples == job.examples and paid_for.breadth != "lean"
     whole = make_plan(job, SPEED, CANDIDATE_RANKS, 1e6)
     assert "on all;" in plan_lines(whole, job, 1, 8)[1] and len(plan_lines(whole, job, 1, 8)) == 3
 

@@ -94,7 +94,7 @@ def test_first_screen_says_status_answer_and_basis(status: Status) -> None:
 def test_undecided_says_what_is_ruled_out_the_worst_case_and_what_would_decide() -> None:
     answer = sample("UNDECIDED")
     text = Reader(page.render(answer)).text.replace("\xa0", " ")
-    assert "Ruled out: r=4, r=8. Still possible: r=16, r=32, r=64, r=128." in text
+    assert "Ruled out: r=4, r=8. Tried and open: r=16, r=32, r=64, r=128." in text
     assert "At worst 1.8 % of the gain lost" in text
     assert answer.to_decide[0].command in text
     assert "About 64 min." in text

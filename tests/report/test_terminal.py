@@ -65,9 +65,9 @@ def test_a_settled_answer_reads_as_designed() -> None:
 def test_undecided_says_what_is_ruled_out_safe_and_would_decide() -> None:
     answer = sample("UNDECIDED")
     text = printed(answer)
-    assert text.startswith("UNDECIDED   Ruled out: r=4, r=8   Still possible: r=16, r=32, r=64, r=128\n")
+    assert text.startswith("UNDECIDED   Ruled out: r=4, r=8   Tried and open: r=16, r=32, r=64, r=128\n")
     assert "Safe meanwhile: r=32  alpha=38  lr 4e-4  2 epochs  all linear layers\n" in text
-    assert "                at worst 1.8 % of the gain lost\n" in text
+    assert "                at worst 1.8 % of the gain lost (at 95 %)\n" in text
     assert "To decide:\n" in text
     # On one line however long, so that it can be copied.
     assert f"\n  {answer.to_decide[0].command}\n    About 64 min. Trains the four open ranks" in text

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from planted import ALL, BASE, GAIN, RANKS, World, ceiling, draw, flat, take
+
 from rightrank.stats.decision import decide
 
 if TYPE_CHECKING:
@@ -124,7 +124,15 @@ def test_what_forbids_a_certificate(change: dict[str, object], why: str) -> None
     found = quick(replace(evidence, **change))  # type: ignore[arg-type]
     assert found.status == "UNDECIDED"
     assert any(why in reason for reason in found.reasons)
-    assert found.worst_case_percent is not None
+    # Runs too short to be trusted bound nothing; a missing size only widens the bound.
+    assert (found.worst_case_percent is None) == ("starved" in change)
+    assert found.ruled_out == () or "starved" not in change
+
+
+def test_nothing_is_promised_where_there_is_nothing_to_compare_with() -> None:
+    alone = quick(draw(CLEAR.but(ranks=(16,))))
+    assert alone.status == "UNDECIDED"
+    assert alone.worst_case_percent is None and alone.ruled_out == ()
 
 
 def test_two_ranks_are_too_few() -> None:

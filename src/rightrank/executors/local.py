@@ -59,6 +59,8 @@ class LocalExecutor:
             recipe,
             packed,
         )
+        self.base_name = base.name
+        """How exported adapters name their base."""
         self.targets = find_targets(base.model)
         self.decide: Sequence[TokenizedExample] = ()
         self.score: Sequence[TokenizedExample] = ()
@@ -204,7 +206,7 @@ class LocalExecutor:
                         bank,
                         k,
                         directory / str(first + k),
-                        base_name=self.base.name,
+                        base_name=self.base_name,
                         dropout=self.recipe.dropout,
                     )
                 return

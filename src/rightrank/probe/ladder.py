@@ -105,8 +105,7 @@ def next_stage(
         if stage is not None:
             return stage
     for why, wanted in (
-        ("ranks", _every_rank(evidence, plan, at[final])),
-        ("your own setting", _own(yours)),
+        ("ranks", [*_own(yours), *_every_rank(evidence, plan, at[final])]),
         (
             "learning rates",
             lambda: _beyond_edges(evidence, plan, final, still_possible(evidence, final), at[final]),

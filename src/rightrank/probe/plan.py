@@ -247,7 +247,9 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
         " (assumed from nl2bash; measured as it runs).",
     ]
     if plan.starved:
+        needed = math.ceil(plan.all_rows_seconds / 60)
         lines.append("Too little time for runs of 50 steps: the answer can only be UNDECIDED.")
+        lines.append(f"--budget {needed} pays for every rank on all your rows.")
     elif plan.final_examples < job.examples:
         lines.append(
             "The step from there to all rows is extrapolated, and the intervals say so. A larger --budget shortens it."

@@ -130,7 +130,7 @@ class Probe:
 
     def _answered(self, stage: Stage) -> bool:
         """Whether the question is settled already, so that ``stage`` need not be measured for its sake."""
-        if stage.why in ("ranks", "your own setting") or stage.examples != self.plan.final_examples:
+        if stage.why == "ranks" or stage.examples != self.plan.final_examples:
             return False
         return decide(self.evidence(), seed=self.subject.seed).status in (
             "SETTLED",

@@ -63,7 +63,7 @@ def _row(recommendation: Recommendation, option: Option) -> Row:
         label=wording.clean(option.label),
         kind=option.kind,
         chosen=is_chosen(recommendation, option),
-        extrapolated=option.loss.source == "extrapolated",
+        extrapolated=option.loss.source != "measured",
         rank=str(option.rank),
         alpha=wording.short(option.alpha),
         learning_rate=wording.learning_rate(option.learning_rate),

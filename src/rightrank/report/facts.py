@@ -250,7 +250,7 @@ def safe_worst(recommendation: Recommendation) -> str:
     """The worst case of the choice that is safe meanwhile."""
     if recommendation.worst_case is None:
         return "what it may lose at worst cannot be told from these runs"
-    return f"at worst {wording.percent(recommendation.worst_case.value)} of the gain lost"
+    return f"at worst {wording.percent(recommendation.worst_case.value)} of the gain lost (at 95 %)"
 
 
 def how_it_ran(path: str) -> str:

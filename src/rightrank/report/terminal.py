@@ -69,7 +69,7 @@ def _lead(recommendation: Recommendation, console: Console) -> None:
         ruled_out, open_ = recommendation.ruled_out, facts.still_possible(recommendation)
         line.append(f"   Ruled out: {facts.ranks(ruled_out) or 'no rank yet'}", style="not dim default")
         if open_:
-            line.append(f"   Still possible: {facts.ranks(open_)}", style="not dim default")
+            line.append(f"   Tried and open: {facts.ranks(open_)}", style="not dim default")
     elif status == "NO_GAIN":
         line.append("   Do not train on this as it is", style="bold default")
     else:
@@ -111,6 +111,8 @@ def _undecided(recommendation: Recommendation, console: Console) -> None:
     console.print()
     _say(console, f"Safe meanwhile: {wording.use(recommendation.choice, recommendation.model)}", "bold")
     _say(console, facts.safe_worst(recommendation), indent=16)
+    for reason in recommendation.reasons:
+        _say(console, reason, indent=16)
     if recommendation.to_decide:
         console.print("To decide:", highlight=False)
     for step in recommendation.to_decide:
@@ -125,6 +127,8 @@ def _closing(recommendation: Recommendation, console: Console, paths: Mapping[st
     _say(console, facts.measured(recommendation))
     if extrapolation:
         _say(console, f"~ {extrapolation}")
+    if any(option.loss.source == "derived" for option in recommendation.options):
+        _say(console, "~ Popular settings that were not run are priced from runs nearby.")
     if recommendation.provenance.interrupted:
         _say(console, "Interrupted: answered from what was measured until then.", "yellow")
     _say(console, f"{facts.cost(recommendation)}.")

@@ -87,7 +87,9 @@ def decide(
     certain = (
         gain == "sure" and standing.gain.low > 0
     )  # otherwise there is nothing that a share could be taken of
-    comparable = certain and int(np.sum(np.isfinite(standing.lost_U))) > 1
+    # A bound on what a choice may lose needs something to compare it with, and runs and rows that are to be trusted.
+    basis = not evidence.starved and len(candidates) > 1 and len(top.judge_E) >= FEWEST_EXAMPLES
+    comparable = certain and basis
     return Decision(
         status=status,
         reasons=reasons,
@@ -100,7 +102,7 @@ def decide(
         best_loss=_level(standing.level, standing.best),
         frequency_loss=_level(standing.base, 1),
         gain=standing.gain,
-        ruled_out=tuple(c.rank for c in candidates if c.lost.low > margin.percent) if certain else (),
+        ruled_out=tuple(c.rank for c in candidates if c.lost.low > margin.percent) if comparable else (),
         drift=with_more_data(data, standing, u, margin) if certain else Drift(None, None, ()),
         deciding=deciding_contrast(data, standing, u, margin) if comparable else None,
         runs=run_points(evidence, data),
