@@ -121,9 +121,8 @@ def _plan(request: Request, directory: Path, started: float, data: PreparedData,
     path = choose_path(base, few)
     memory = measure_memory(base, targets, few, packed=path.packed, dropout=request.recipe.dropout)
     request.on_text(model_line(base, path.words))
-    executor = LocalExecutor(base, memory, data.train, request.recipe, packed=path.packed)
-    if isinstance(request.model, (str, Path)):
-        executor.base_name = str(request.model)
+    named = str(request.model) if isinstance(request.model, (str, Path)) else base.name
+    executor = LocalExecutor(base, memory, data.train, request.recipe, packed=path.packed, base_name=named)
     job = Job(
         examples=len(data.train),
         recipe=request.recipe,

@@ -51,6 +51,7 @@ class LocalExecutor:
         recipe: Recipe,
         *,
         packed: bool,
+        base_name: str | None = None,
     ) -> None:
         self.base, self.memory, self.train_examples, self.recipe, self.packed = (
             base,
@@ -59,7 +60,7 @@ class LocalExecutor:
             recipe,
             packed,
         )
-        self.base_name = base.name
+        self.base_name = base_name or base.name
         """How exported adapters name their base."""
         self.targets = find_targets(base.model)
         self.decide: Sequence[TokenizedExample] = ()
