@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from commands import QUICK, Run, finished, own_process
 
+from commands import QUICK, Run, finished, own_process
 from small_run import save_rows, small_model, small_rows, word_tokenizer
 
 if TYPE_CHECKING:

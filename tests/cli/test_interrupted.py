@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from commands import QUICK, Run, finished, own_process
 from safetensors import SafetensorError
 
+from commands import QUICK, Run, finished, own_process
 from rightrank.executors.local import LocalExecutor
 from rightrank.probe.plan import Speed
 from small_run import save_rows, small_rows

@@ -7,7 +7,6 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import World, evidence_of, plan_of
 
 from rightrank.probe.ladder import (
     GUIDE_LEARNING_RATE,
@@ -22,6 +21,7 @@ from rightrank.probe.ladder import (
 )
 from rightrank.probe.loss_table import Configuration
 from rightrank.recipe import alpha_for
+from worlds import World, evidence_of, plan_of
 
 
 def simulate(world, plan, *, prior=1e-3, widest=256, yours=None, done=(), most=60):

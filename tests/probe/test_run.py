@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from worlds import FREQUENCY_E, SCORES_E, TOKENS_E, World, plan_of
 
 from rightrank.errors import ResourceError
 from rightrank.probe import run
@@ -15,6 +14,7 @@ from rightrank.probe.loss_table import LossTable
 from rightrank.probe.plan import Job, Speed
 from rightrank.probe.run import Probe, Subject
 from rightrank.recipe import Recipe
+from worlds import FREQUENCY_E, SCORES_E, TOKENS_E, World, plan_of
 
 SPEED = Speed(0.0, 0.01, 0.0, 0.0, together=3)  # a run of 50 steps takes half a second, judging it nothing
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from planted import ALL, BASE, GAIN, RANKS, World, ceiling, draw, flat, take
 
+from planted import ALL, BASE, GAIN, RANKS, World, ceiling, draw, flat, take
 from rightrank.stats.decision import decide
 
 if TYPE_CHECKING:
