@@ -72,7 +72,10 @@ def test_ctrl_c_while_it_starts(run: Run, monkeypatch: pytest.MonkeyPatch, when:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(
-        "rightrank.cli._set_debug" if when == "import" else "rightrank.cli._quiet_libraries", stop
+        "rightrank.cli.recommend.set_debug"
+        if when == "import"
+        else "rightrank.cli.recommend.quiet_libraries",
+        stop,
     )
     said = run("a", "b")
     assert (

@@ -1,0 +1,5 @@
+"""``python -m rightrank``."""
+
+from rightrank.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""``python -m rightrank.cli``."""
+
+from rightrank.cli import main
+
+main()
