@@ -12,7 +12,7 @@ from rightrank.errors import ConfigurationError
 Schedule = Literal["linear", "cosine", "constant"]
 LossOn = Literal["completion", "all"]
 OverLong = Literal["truncate", "drop"]
-Origin = Literal["assumed", "given", "config"]
+Origin = Literal["assumed", "given", "config", "trainer"]
 
 
 @dataclass(frozen=True)

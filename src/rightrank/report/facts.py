@@ -79,7 +79,12 @@ _RECIPE_NAMES = {
     "adam_betas": "Adam betas",
     "adam_epsilon": "Adam epsilon",
 }
-_ORIGINS = {"assumed": "assumed", "given": "you gave it", "config": "your config"}
+_ORIGINS = {
+    "assumed": "assumed",
+    "given": "you gave it",
+    "config": "your config",
+    "trainer": "the trainer's default",
+}
 
 
 def recipe_lines(recommendation: Recommendation) -> tuple[tuple[str, str, str], ...]:
