@@ -40,7 +40,7 @@ def check_products(device: torch.device) -> None:
     for grouped in (True, False):
         bank.zero_gradients()
         leaf = x.clone().requires_grad_()
-        y = products.LoraProduct.apply(leaf, leaf.sum() * 0, module, grouped)
+        y = products.LoraProduct.apply(leaf, torch.zeros_like(dy), leaf.sum() * 0, module, grouped)
         y.backward(dy)
         worst = {}
         for k, rank in enumerate(ranks):

@@ -47,9 +47,12 @@ def run(bank, grouped, dtype=torch.float64):
     x = torch.randn(len(bank.specs), T, I, generator=generator, dtype=torch.float64).to(device, dtype)
     dy = torch.randn(len(bank.specs), T, O, generator=generator, dtype=torch.float64).to(device, dtype)
     x.requires_grad_()
-    y = LoraProduct.apply(x, torch.zeros((), requires_grad=True, device=device), bank.modules[0], grouped)
+    base = torch.randn(dy.shape, generator=generator, dtype=torch.float64).to(device, dtype).requires_grad_()
+    anchor = torch.zeros((), requires_grad=True, device=device)
+    y = LoraProduct.apply(x, base, anchor, bank.modules[0], grouped)
     y.backward(dy)
-    return x, dy, y
+    assert torch.equal(base.grad, dy)
+    return x, dy, y - base
 
 
 @pytest.mark.parametrize("ranks", RAGGED)
@@ -78,7 +81,8 @@ def test_gradients_add_up():
 def test_gradients_come_by_where_x_needs_none():
     bank = random_bank((4,))
     x, dy = torch.ones(1, T, I, dtype=torch.float64), torch.ones(1, T, O, dtype=torch.float64)
-    LoraProduct.apply(x, torch.zeros((), requires_grad=True), bank.modules[0], False).backward(dy)
+    base = torch.zeros_like(dy)
+    LoraProduct.apply(x, base, torch.zeros((), requires_grad=True), bank.modules[0], False).backward(dy)
     for got, wanted in zip(
         (bank.modules[0].grad_a[0], bank.modules[0].grad_b[0]), plain(bank, x, dy)[0][2:], strict=True
     ):

@@ -59,11 +59,15 @@ def test_a_window_is_honoured_on_long_rows_too(monkeypatch):
     torch.testing.assert_close(bare_losses(base, packed=True), truth, rtol=0, atol=1e-10)
 
 
-def test_a_soft_cap_inside_attention_takes_the_padded_path_and_says_so():
-    base = tiny_base("gemma2")
+def test_attention_that_is_not_known_takes_the_padded_path_and_says_so(monkeypatch):
+    base = tiny_base()
+    own = attention.packed_attention
+    monkeypatch.setattr(
+        attention, "packed_attention", lambda *some, **rest: own(*some, position_bias=1.0, **rest)
+    )
     path = choose_path(base, EXAMPLES)
     assert not path.packed
-    assert path.words == "padded rows, slower (packed rows: softcap)"
+    assert path.words == "padded rows, slower (packed rows: position_bias)"
 
 
 def test_the_final_soft_cap_is_kept():

@@ -46,6 +46,10 @@ _HARMLESS = {
 }
 
 
+UNSAID = -1
+"""For a sliding window that the model does not pass to its attention function."""
+
+
 class UnsupportedAttentionError(Exception):
     """The model asks of attention something that this function does not know."""
 
@@ -68,14 +72,20 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
+    sliding_window: int | None = UNSAID,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each example of a packed row; returns [K, T, H, D] and no weights, as transformers wants it.
 
-    Raises UnsupportedAttentionError for soft caps, sinks, biases and whatever else is unknown here.
+    ``softcap`` (Gemma 2) squeezes scores into ±softcap by a tanh; ``s_aux`` (GPT-OSS) is a score for each head that takes its share of
+    the softmax and gives no value. Raises UnsupportedAttentionError for biases and whatever else is unknown here.
     """
     _refuse_unknown(module, attention_mask, dropout, rest)
+    if sliding_window == UNSAID:
+        _refuse_hidden_window(module)
+        sliding_window = None
     batch = _current.get()
     adapters, heads, tokens, _ = query_KHTD.shape
     if tokens != batch.tokens:
@@ -91,8 +101,9 @@ def packed_attention(
     query, key, value = unfold(query_KHTD), unfold(key_KHTD), unfold(value_KHTD)
     longest = query.shape[2]
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
-    if query.device.type == "cpu" and longest <= SHORT_ON_CPU:
-        out = _attend_plainly(query, key, value, scaling, window)
+    unusual = softcap is not None or s_aux is not None
+    if unusual or (query.device.type == "cpu" and longest <= SHORT_ON_CPU):
+        out = _attend_plainly(query, key, value, scaling, window, softcap, s_aux)
     else:
         mask = None if window is None else _look_back(longest, window, query.device)
         grouped = key.shape[1] != heads
@@ -114,8 +125,23 @@ def _refuse_unknown(module: nn.Module, mask: Tensor | None, dropout: float, rest
             raise UnsupportedAttentionError(name)
 
 
+def _refuse_hidden_window(module: nn.Module) -> None:
+    """A model that keeps its window in the mask, which is never built here, would look back too far on rows longer than the window."""
+    config = getattr(module, "config", None)
+    kinds = getattr(config, "layer_types", None) or ()
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    if windowed or any(kind in ("sliding_attention", "chunked_attention") for kind in kinds):
+        raise UnsupportedAttentionError("a window that only the mask knows")
+
+
 def _attend_plainly(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    sink_H: Tensor | None,
 ) -> Tensor:
     """Causal attention written out, [N, H, L, D] -> [N, H, L, D]; each key head serves a group of query heads."""
     count, heads, length, width = query.shape
@@ -124,8 +150,14 @@ def _attend_plainly(
     scores = (
         query.view(count, groups, heads // groups, length, width) @ key[:, :, None].transpose(-1, -2) * scale
     )
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     hidden = ~_look_back(length, length if window is None else window, query.device)
-    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+    scores = scores.masked_fill(hidden, float("-inf"))
+    if sink_H is not None:
+        sink = sink_H.to(scores.dtype).view(1, groups, -1, 1, 1).expand(count, -1, -1, length, 1)
+        scores = torch.cat([scores, sink], dim=-1)
+    weights = scores.softmax(-1)[..., :length]
     return (weights @ value[:, :, None]).view(count, heads, length, -1)
 
 

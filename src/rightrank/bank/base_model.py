@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rightrank.bank.model_source import SHOWN, explaining, has_tokenizer, locate
+from rightrank.bank.quantized import PACKING, describe, loading_options, packing_of
+from rightrank.bank.targets import chosen, find_targets
 from rightrank.data.wording import cleaned, listed
-from rightrank.errors import ModelError, ResourceError
+from rightrank.errors import ConfigurationError, ModelError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
+
+    from rightrank.bank.targets import Target
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class BaseModel:
     tokenizer: Any
     device: torch.device
     fingerprint: str
+    only: tuple[str, ...] | None = None
+    """Names of the layers to adapt; None: all linear layers."""
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What gets an adapter. Raises ModelError where there is nothing, or ``only`` names what is not there."""
+        return chosen(find_targets(self.model), self.only)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -39,12 +50,9 @@ class BaseModel:
 
     @property
     def dtype_name(self) -> str:
-        """As a person reads it: ``bfloat16``, ``4-bit``."""
-        if getattr(self.model, "is_loaded_in_4bit", False):
-            return "4-bit"
-        if getattr(self.model, "is_loaded_in_8bit", False):
-            return "8-bit"
-        return str(self.dtype).removeprefix("torch.")
+        """As a person reads it: ``bfloat16``, ``4-bit NF4``."""
+        packed = packing_of(self.model)
+        return str(self.dtype).removeprefix("torch.") if packed is None else describe(packed)
 
     @property
     def layers(self) -> int:
@@ -101,16 +109,25 @@ def load_base(
     device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    only: tuple[str, ...] | None = None,
+    quantization: str | None = None,
 ) -> BaseModel:
-    """Load a model from a folder, a GGUF file or a hub id, or take one that is loaded already.
+    """Load a model from a folder, a GGUF file or a hub id, or take one that is loaded already; adapt ``only`` these layers of it.
 
     Safetensors and GGUF only: pickled weights are refused, and so is code that comes with a model unless ``trust_remote_code``.
-    Raises ModelError, UnsafeModelError or ResourceError.
+    ``quantization``: pack the weights into ``4-bit`` or ``8-bit`` as they are loaded; packed ones are taken as they are.
+    Raises ModelError, UnsafeModelError, ConfigurationError or ResourceError.
     """
     if not isinstance(source, (str, Path)):
-        return _take_loaded(source, tokenizer)
+        base = _take_loaded(source, tokenizer)
+        if quantization is not None and not base.dtype_name.startswith(quantization):
+            raise ConfigurationError(
+                f"The model is loaded in {base.dtype_name} already, not in {quantization}.",
+                "Load it with a BitsAndBytesConfig, or name its folder or hub id.",
+            )
+        return replace(base, only=only)
     name = str(source)
-    where = locate(name)
+    where = locate(name, trust_remote_code=trust_remote_code)
     target = pick_device(device)
     options: dict[str, Any] = {
         "trust_remote_code": trust_remote_code,
@@ -118,16 +135,19 @@ def load_base(
         **where.options,
     }
     with explaining(name):
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
+        gguf = "gguf_file" in options
+        stored = None if gguf else getattr(AutoConfig.from_pretrained(where.path, **options), PACKING, None)
+        packed = loading_options(quantization, stored, target, pick_dtype(target), gguf=gguf)
         words = tokenizer or load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
         model, loaded = AutoModelForCausalLM.from_pretrained(
             where.path,
             output_loading_info=True,
             dtype=pick_dtype(target),
-            attn_implementation="sdpa",
-            use_safetensors=None if "gguf_file" in options else True,
+            use_safetensors=None if gguf else True,
             **options,
+            **packed,
             **_dense_gguf(options),
         )
         if loaded.get("missing_keys"):  # transformers makes them up
@@ -135,11 +155,9 @@ def load_base(
                 f"{cleaned(name, SHOWN)} lacks weights of {type(model).__name__}: {listed(sorted(loaded['missing_keys']), 2)}.",
                 "Name a complete causal language model.",
             )
-        if not getattr(model, "hf_device_map", None) and (
-            "gguf_file" in options or not getattr(model, "is_quantized", False)
-        ):
+        if not getattr(model, "hf_device_map", None) and (gguf or not getattr(model, "is_quantized", False)):
             model = model.to(target)
-    return BaseModel(where.title, model, words, target, _fingerprint(model))
+    return BaseModel(where.title, model, words, target, _fingerprint(model), only)
 
 
 def _dense_gguf(options: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +178,7 @@ def load_tokenizer(
 ) -> Any:
     """The tokenizer alone, found and refused as by ``load_base``."""
     name = str(source)
-    where = locate(name)
+    where = locate(name, trust_remote_code=trust_remote_code)
     with explaining(name):
         from transformers import AutoTokenizer
 
@@ -223,6 +241,20 @@ def run_head(model: Any, hidden_KSH: Tensor, output_type: type) -> Tensor:
     The model's forward runs with its decoder replaced by one that returns ``hidden_KSH`` in an ``output_type``, the decoder's own.
     """
     placeholder = torch.zeros(hidden_KSH.shape[:2], dtype=torch.long, device=hidden_KSH.device)
-    with returning(model.base_model, output_type(last_hidden_state=hidden_KSH)):
+    output = output_type(last_hidden_state=hidden_KSH)
+    with ExitStack() as stack:
+        # Most call the outer one; OPT's head calls the inner one past it.
+        inner = model.get_decoder()
+        for module in (decoder_of(model), *(() if inner is decoder_of(model) else (inner,))):
+            stack.enter_context(returning(module, output))
         logits: Tensor = model(input_ids=placeholder, use_cache=False).logits
     return logits
+
+
+def decoder_of(model: Any) -> Any:
+    """The part that makes last hidden states of token ids: the whole model less its head. Raises ModelError."""
+    if model.base_model is model:
+        raise ModelError(
+            f"{type(model).__name__} does not say which part of it is the head.", "Name another architecture."
+        )
+    return model.base_model

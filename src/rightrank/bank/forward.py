@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from torch.utils.checkpoint import checkpoint
 
 from rightrank.bank import attention
-from rightrank.bank.base_model import run_head
+from rightrank.bank.base_model import decoder_of, run_head
+from rightrank.bank.head_loss import HeadLoss, judge
 from rightrank.bank.products import LoraProduct, grouped_products_run_here
+from rightrank.bank.quantized import not_repacked
 from rightrank.errors import ModelError
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.batch import Batch
 
-# Logits held at once, in numbers: about 2.5 GiB on a GPU and 0.6 GiB on a CPU with their float32 copies and gradients. Assumed.
+# Logits held at once, in numbers: about 2.5 GiB on a GPU with their float32 copies and gradients (assumed); on a CPU few enough to stay in
+# the cache, since passes over them are bound by memory (tiny model, 49,152 words: see bench/LOG.md).
 LOGITS_ON_GPU = 1 << 28
-LOGITS_ON_CPU = 1 << 26
+LOGITS_ON_CPU = 1 << 22
 
 
 class Forward:
@@ -78,7 +79,7 @@ class Forward:
 
     def hidden(self, batch: Batch) -> Float[Tensor, "K T H"]:
         """Last hidden states of every token, for every adapter."""
-        decoder = self.base.model.base_model
+        decoder = decoder_of(self.base.model)
         self._batch = batch
         count, longest = batch.pad_index_NL.shape
         if self.packed:
@@ -105,39 +106,32 @@ class Forward:
         return kept
 
     def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "K S"], Int[Tensor, "K S"]]:
-        """Nats of every trained token, and 1 where it is the greedy choice, for every adapter."""
-        hidden_KSH = self.hidden(batch).index_select(1, batch.predicts_S)
-        rows_MH = hidden_KSH.flatten(0, 1)
+        """Nats of every trained token, and 1 where it is the greedy choice, for every adapter.
+
+        While gradients are recorded no token is judged greedily: all zeros there.
+        """
+        rows_MH = self.hidden(batch).index_select(1, batch.predicts_S).flatten(0, 1)
         targets_M = batch.targets_S.repeat(self.adapters)
         limit = LOGITS_ON_GPU if self.base.device.type == "cuda" else LOGITS_ON_CPU
         size = max(1, limit // self.base.vocabulary)
-        losses, rights = [], []
-        for start in range(0, max(1, len(targets_M)), size):
-            piece = rows_MH[start : start + size], targets_M[start : start + size]
-            if torch.is_grad_enabled() and len(targets_M) > size:
-                loss, right = checkpoint(
-                    self._head_loss, *piece, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                loss, right = self._head_loss(*piece)
-            losses.append(loss)
-            rights.append(right)
+        if torch.is_grad_enabled():
+            loss_M: Tensor = HeadLoss.apply(rows_MH, targets_M, self._head, size)
+            right_M = torch.zeros_like(targets_M)
+        else:
+            loss_M, right_M = judge(rows_MH, targets_M, self._head, size)
         shape = (self.adapters, len(batch.targets_S))
-        return torch.cat(losses).view(shape), torch.cat(rights).view(shape)
+        return loss_M.view(shape), right_M.view(shape)
 
-    def _head_loss(self, rows_MH: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
-        logits_MV = run_head(self.base.model, rows_MH[None], self._output_type)[0]
-        with torch.no_grad():
-            right_M = (logits_MV.argmax(-1) == targets_M).long()
-        wide = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
-        return F.cross_entropy(wide, targets_M, reduction="none"), right_M
+    def _head(self, rows_MH: Tensor) -> Tensor:
+        return run_head(self.base.model, rows_MH[None], self._output_type)[0]
 
     def _hook(self, module: Module, index: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def add_adapters(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
             x_KTI = self._by_adapter(inputs[0], module)
             x_KTI = self._drop(x_KTI.to(module.a_RI.dtype), index)
-            update: Tensor = LoraProduct.apply(x_KTI, self._anchor, module, self._grouped)
-            return output + update.view(output.shape).to(output.dtype)
+            base_KTO = output.reshape(self.adapters, -1, output.shape[-1]).to(x_KTI.dtype)
+            y_KTO: Tensor = LoraProduct.apply(x_KTI, base_KTO, self._anchor, module, self._grouped)
+            return y_KTO.view(output.shape).to(output.dtype)
 
         return add_adapters
 
@@ -169,14 +163,15 @@ class Forward:
 
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
-    """eval() and no gradients for the base's own weights; both as before on leaving."""
+    """eval() and no gradients for the base's own weights, which stay packed as they are; all as before on leaving."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
     model.eval()
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:
-        yield
+        with not_repacked(model):
+            yield
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)

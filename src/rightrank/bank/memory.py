@@ -15,6 +15,7 @@ import torch
 from rightrank.bank.adapters import AdapterBank, AdapterSpec, adapter_parameters
 from rightrank.bank.batch import Batch
 from rightrank.bank.forward import LOGITS_ON_CPU, LOGITS_ON_GPU, Forward
+from rightrank.bank.quantized import bytes_held
 from rightrank.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def measure_memory(
     numbers = min(LOGITS_ON_GPU if on_gpu else LOGITS_ON_CPU, base.vocabulary * 4096)
     item = base.dtype.itemsize
     return MemoryModel(
-        base_bytes=sum(p.numel() * p.element_size() for p in base.model.parameters()),
+        base_bytes=bytes_held(base.model),
         saved_bytes_per_token=saved,
         logits_bytes=numbers * (2 * item + 8.0),  # the logits and their gradient, both also in float32
         master_item=8 if base.dtype == torch.float64 else 4,

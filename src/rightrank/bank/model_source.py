@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rightrank.bank.model_files import check_folder, check_gguf
 from rightrank.data.wording import cleaned, similar_names
 from rightrank.errors import ModelError, ResourceError, UnsafeModelError, UserError
 
@@ -32,25 +33,37 @@ class Place:
     options: dict[str, Any]
 
 
-def locate(name: str) -> Place:
-    """Where transformers shall look, once everything that needs no model is checked."""
-    path, shown = Path(name).expanduser(), cleaned(name, SHOWN)
+def locate(name: str, *, trust_remote_code: bool = False) -> Place:
+    """Where transformers shall look, once everything that needs no model is checked. Never uses the network."""
+    shown = cleaned(name, SHOWN)
     try:
+        path = Path(name).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
-    except (OSError, ValueError):  # too long a name, or a NUL in it
-        is_file = is_folder = False
+    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL in it, the home of nobody
+        path, is_file, is_folder = Path(name), False, False
     if is_file:
         if path.suffix == ".gguf":
+            check_gguf(path, shown)
             return Place(str(path.parent), path.stem, {"gguf_file": path.name})
         if path.suffix in PICKLES:
             raise _pickled(shown)
         raise ModelError(f"{shown} is a file, not a model.", f"Name {A_MODEL}.")
     if is_folder:
-        return _locate_folder(shown, path)
-    local = path.is_absolute() or name.startswith((".", "~")) or path.suffix in (".gguf", *PICKLES)
-    if local or not HUB_ID.fullmatch(name):
+        return _locate_folder(shown, path, trust_remote_code=trust_remote_code)
+    if _is_local(name, path) or not HUB_ID.fullmatch(name):
         raise ModelError(f"There is no model at {shown}.", _nearby(path))
     return Place(name, name, {})
+
+
+def _is_local(name: str, path: Path) -> bool:
+    """Whether a name that does not exist can only have been meant for a path: then it never leaves the machine."""
+    if (
+        path.is_absolute()
+        or name.startswith((".", "~"))
+        or path.suffix in (".gguf", ".safetensors", *PICKLES)
+    ):
+        return True
+    return len(path.parts) > 1 and (path.parent.is_dir() or path.parent.is_symlink())
 
 
 def _nearby(path: Path) -> str:
@@ -62,7 +75,7 @@ def _nearby(path: Path) -> str:
     return f"In its folder there is {' or '.join(near)}." if near else f"Name {A_MODEL}."
 
 
-def _locate_folder(name: str, path: Path) -> Place:
+def _locate_folder(name: str, path: Path, *, trust_remote_code: bool) -> Place:
     try:
         files = [file.name for file in path.iterdir() if file.is_file()]
     except OSError as error:
@@ -70,6 +83,7 @@ def _locate_folder(name: str, path: Path) -> Place:
     ggufs = [file for file in files if file.endswith(".gguf")]
     weights = any(file.endswith(".safetensors") for file in files)
     if len(ggufs) == 1 and not weights:
+        check_gguf(path / ggufs[0], name)
         return Place(str(path), ggufs[0].removesuffix(".gguf"), {"gguf_file": ggufs[0]})
     if ggufs and not weights:
         raise ModelError(f"{name} holds {len(ggufs)} GGUF models.", "Name the .gguf file to use.")
@@ -80,6 +94,7 @@ def _locate_folder(name: str, path: Path) -> Place:
             )
         raise ModelError(f"{name} holds no config.json.", f"Name {A_MODEL}.")
     if weights:
+        check_folder(path, name, trust_remote_code=trust_remote_code)
         return Place(str(path), path.absolute().name, {})
     if any(file.endswith(PICKLES) for file in files):
         raise _pickled(name)

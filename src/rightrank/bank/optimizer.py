@@ -49,8 +49,11 @@ class BankOptimizer:
         if self.recipe.max_grad_norm > 0:
             # As torch.nn.utils.clip_grad_norm_ does it, an adapter at a time.
             shrink_K = (self.recipe.max_grad_norm / (norm_K + 1e-6)).clamp(max=1.0).nan_to_num(0.0)
-            for gradient, shrink in zip(gradients, shrink_K.unbind(), strict=True):
-                gradient.mul_(shrink)
+            for gradient, shrink, norm in zip(gradients, shrink_K.unbind(), norms, strict=True):
+                if (
+                    not norm + 1e-6 < self.recipe.max_grad_norm
+                ):  # a factor of 1 is spared, a pass over all the numbers
+                    gradient.mul_(shrink)
         factor = learning_rate_factor(self.recipe, self.done, self.steps)
         for k, (group, spec) in enumerate(zip(self._adamw.param_groups, self.bank.specs, strict=True)):
             group["lr"] = 0.0 if self.diverged[k] else spec.learning_rate * factor

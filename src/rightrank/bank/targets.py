@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from rightrank.data.wording import listed, quoted
 from rightrank.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
+
+
+# Layers whose weight Mamba's fused kernels read without calling the layer, so that an adapter on it would do nothing. PEFT refuses them
+# (its list, version 0.21).
+PASSED_BY = dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"), ("out_proj",))
+
+# Names that PEFT takes for fused experts wherever a model has some (its mapping for transformers 5, version 0.21): it can put no adapter
+# on a shared expert or a dense layer that is called so.
+NAMES_OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
 @dataclass(frozen=True)
@@ -21,11 +33,18 @@ class Target:
     width_out: int
     transposed: bool = False
     """The weight lies [in, out], as in GPT-2's Conv1D; PEFT calls it ``fan_in_fan_out``."""
+    shares_suffix: bool = False
+    """A module that gets no adapter ends in the same word: one of a vision tower, say."""
 
     @property
     def suffix(self) -> str:
         """Last part of the name, as PEFT's ``target_modules`` takes it: ``q_proj``."""
         return self.name.rsplit(".", 1)[-1]
+
+    @property
+    def peft_name(self) -> str:
+        """What PEFT's ``target_modules`` takes to find it and nothing else: the last part of the name, or the whole of it."""
+        return self.name if self.shares_suffix else self.suffix
 
     @property
     def max_rank(self) -> int:
@@ -34,17 +53,24 @@ class Target:
 
 
 def find_targets(model: nn.Module) -> tuple[Target, ...]:
-    """Every linear map except the output head, in the model's own order.
+    """Every linear map of the decoder except the output head, in the model's own order.
 
-    nn.Linear and what derives from it (bitsandbytes' 4- and 8-bit layers), and GPT-2's Conv1D. Raises ModelError where there is none.
+    nn.Linear and what derives from it (bitsandbytes' 4- and 8-bit layers), and GPT-2's Conv1D. What text never passes, such as a vision
+    tower, is left out, and so is what PEFT can put no adapter on (``PASSED_BY``, ``NAMES_OF_EXPERTS``). Fused experts are no linear
+    layers. Raises ModelError where there is none.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     head = getattr(model, "get_output_embeddings", lambda: None)()
+    decoder = getattr(model, "get_decoder", lambda: model)() or model
+    inside = {id(module) for module in decoder.modules()}
+    passed_by: tuple[str, ...] = PASSED_BY.get(getattr(getattr(model, "config", None), "model_type", ""), ())
+    if any(parameter.ndim == 3 and ".experts." in name for name, parameter in decoder.named_parameters()):
+        passed_by = NAMES_OF_EXPERTS
     found = []
     for name, module in model.named_modules():
-        if module is head:
+        if module is head or id(module) not in inside or name.rsplit(".", 1)[-1] in passed_by:
             continue
         if isinstance(module, nn.Linear):
             found.append(Target(name, module.in_features, module.out_features))
@@ -56,7 +82,27 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
             f"{type(model).__name__} has no linear layers that a LoRA adapter could sit on.",
             "Name a causal language model of transformers.",
         )
-    return tuple(found)
+    names = {target.name for target in found}
+    others = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in names}
+    return tuple(replace(target, shares_suffix=target.suffix in others) for target in found)
+
+
+def chosen(targets: Sequence[Target], modules: Sequence[str] | None) -> tuple[Target, ...]:
+    """The targets whose names end in one of ``modules``; all where None. Raises ModelError for a name that the model does not have."""
+    if modules is None:
+        return tuple(targets)
+
+    def named(target: Target, module: str) -> bool:  # as PEFT matches a list
+        return target.name == module or target.name.endswith(f".{module}")
+
+    absent = next((name for name in modules if not any(named(target, name) for target in targets)), None)
+    if absent is not None:
+        known = sorted({target.suffix for target in targets})
+        raise ModelError(f"The model has no linear layer named {quoted(absent)}.", f"It has {listed(known)}.")
+    kept = [target for target in targets if any(named(target, module) for module in modules)]
+    names = {target.name for target in kept}
+    others = {target.suffix for target in targets if target.name not in names}
+    return tuple(replace(t, shares_suffix=t.shares_suffix or t.suffix in others) for t in kept)
 
 
 def not_adapted(model: nn.Module, targets: tuple[Target, ...]) -> tuple[str, ...]:
@@ -71,5 +117,8 @@ def not_adapted(model: nn.Module, targets: tuple[Target, ...]) -> tuple[str, ...
 
 
 def target_suffixes(targets: tuple[Target, ...]) -> tuple[str, ...]:
-    """Distinct last parts of the names, in the order of first appearance: what goes into PEFT's ``target_modules``."""
-    return tuple(dict.fromkeys(target.suffix for target in targets))
+    """What goes into PEFT's ``target_modules``: distinct last parts of the names, in the order of first appearance.
+
+    Whole names where the last part would find other modules as well.
+    """
+    return tuple(dict.fromkeys(target.peft_name for target in targets))
