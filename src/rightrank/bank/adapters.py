@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rightrank.bank.flat import ALIGNED, layout_of, plan_flat
 from rightrank.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from rightrank.bank.flat import Layout
     from rightrank.bank.targets import Target
 
 # Grouped matrix products want each group's edge on a 16-byte boundary: 8 numbers of bfloat16. Padding is zero in A and B and stays so.
@@ -89,25 +91,37 @@ class AdapterBank:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        start: bool = True,
     ) -> None:
+        """``start``: begin where training begins; otherwise all is zero until it is written."""
         check_ranks(targets, specs)
         self.targets = tuple(targets)
         self.specs = tuple(specs)
         self.device = device
         self.dtype = dtype
         master_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        self.masters = [
-            torch.zeros(adapter_parameters(targets, spec), dtype=master_dtype, device=device)
-            for spec in specs
-        ]
-        self.gradients = [torch.zeros_like(master) for master in self.masters]
+        # Only kernels care where a matrix begins.
+        self.plan = plan_flat(targets, specs, ALIGNED if device.type == "cuda" else 1)
+        self.flat_master = torch.zeros(self.plan.total, dtype=master_dtype, device=device)
+        self.flat_gradient = torch.zeros_like(self.flat_master)
+        self.masters = self._split(self.flat_master)
+        self.gradients = self._split(self.flat_gradient)
         for master, gradient in zip(self.masters, self.gradients, strict=True):
             master.grad = gradient  # where AdamW looks for it
         self.modules = self._lay_out()
-        self.initialise()
+        if start:
+            self.initialise()
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        """Each adapter's part of a flat vector."""
+        spans = zip(self.plan.begins_K, self.plan.lengths_K, strict=True)
+        return [flat[begin : begin + length] for begin, length in spans]
+
+    def layouts(self) -> list[Layout]:
+        """Where every target's matrices lie in the flat vectors, for products over them."""
+        return [layout_of(index, self.specs, self.plan, self.device) for index in range(len(self.targets))]
 
     def _lay_out(self) -> list[Module]:
-        offsets = [0] * len(self.specs)
         modules = []
         for index, target in enumerate(self.targets):
             ranks = tuple(spec.rank_of(index) for spec in self.specs)
@@ -117,11 +131,11 @@ class AdapterBank:
             for k, spec in enumerate(self.specs):
                 start = sum(padded[:k])
                 scale[start : start + ranks[k]] = spec.scale_of(index)
-                for kind, width in (("a", target.width_in), ("b", target.width_out)):
-                    span = slice(offsets[k], offsets[k] + ranks[k] * width)
-                    views[f"master_{kind}"].append(self.masters[k][span].view(ranks[k], width))
-                    views[f"grad_{kind}"].append(self.gradients[k][span].view(ranks[k], width))
-                    offsets[k] += ranks[k] * width
+                places = self.plan.places[index][k]
+                for kind, width, place in zip("ab", (target.width_in, target.width_out), places, strict=True):
+                    span = slice(place, place + ranks[k] * width)
+                    views[f"master_{kind}"].append(self.flat_master[span].view(ranks[k], width))
+                    views[f"grad_{kind}"].append(self.flat_gradient[span].view(ranks[k], width))
             ends = torch.tensor(padded, dtype=torch.int64).cumsum(0).to(self.device, torch.int32)
             a_RI = torch.zeros(sum(padded), target.width_in, device=self.device, dtype=self.dtype)
             b_RO = torch.zeros(sum(padded), target.width_out, device=self.device, dtype=self.dtype)

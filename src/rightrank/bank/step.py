@@ -15,7 +15,7 @@ from rightrank.bank.batch import Batch, split_to_capacity, trained_tokens
 from rightrank.bank.optimizer import BankOptimizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from jaxtyping import Float
     from torch import Tensor
@@ -86,11 +86,18 @@ def train(
     seed: int,
     capacity: int,
     on_step: Callable[[int, int], None] = lambda done, steps: None,
+    look_after: Collection[int] = (),
+    on_look: Callable[[int, Float[Tensor, " K"]], None] = lambda done, loss_K: None,
 ) -> Trained:
-    """Train every adapter of ``bank`` on ``examples`` by the whole ``recipe``. ``on_step(done, steps)`` is called after each update."""
+    """Train every adapter of ``bank`` on ``examples`` by the whole ``recipe``.
+
+    ``on_step(done, steps)`` is called after each update, ``on_look(done, loss_K)`` after those in ``look_after``, with the training
+    nats a token since the look before; it may run ``forward``, but not train.
+    """
     steps = recipe.steps(len(examples))
     optimizer = BankOptimizer(bank, recipe, steps)
     tail: list[tuple[int, Tensor]] = []
+    since: list[tuple[int, Tensor]] = []
     tokens = 0
     for done, chosen in enumerate(batches(len(examples), recipe, seed), start=1):
         picked = [examples[i] for i in chosen]
@@ -102,10 +109,15 @@ def train(
         tokens += sum(len(example.token_ids_T) for example in picked)
         if done > steps - max(1, math.ceil(steps / 10)):
             tail.append((count, loss_K))
+        if look_after:
+            since.append((count, loss_K))
+        if done in look_after:
+            forward.dropout_seed = None
+            on_look(done, _mean(since))
+            since.clear()
         on_step(done, steps)
     forward.dropout_seed = None
-    weight = sum(count for count, _ in tail)
-    mean_K = (torch.stack([count * loss_K for count, loss_K in tail]).sum(0) / max(1, weight)).tolist()
+    mean_K = _mean(tail).tolist()
     return Trained(
         train_loss_K=tuple(
             None if bad else value for bad, value in zip(optimizer.diverged, mean_K, strict=True)
@@ -114,3 +126,10 @@ def train(
         steps=steps,
         tokens=tokens,
     )
+
+
+def _mean(losses: Sequence[tuple[int, Tensor]]) -> Float[Tensor, " K"]:
+    """Mean of (trained tokens, nats a token of every adapter), weighted by the tokens."""
+    weight = sum(count for count, _ in losses)
+    total_K: Tensor = torch.stack([count * loss_K for count, loss_K in losses]).sum(0)
+    return total_K / max(1, weight)

@@ -1,0 +1,379 @@
+"""How fast the bank trains, side by side in one run with a plain PEFT loop and TRL on the same card.
+
+python bench/speed.py MODEL ROWS [--parts grid,peft,trl,matrix,ranks,8b,4bit] [--out bench/results/speed.json] [--tiny]
+
+Times are training alone unless the name says otherwise. PEFT and TRL are timed over ``PEFT_STEPS`` steps in the middle of a run and
+multiplied by the steps of the recipe; the bank's grid runs whole. The matrix rate is the best of ten 8,192-cubed bf16 products on
+random numbers. ``--tiny`` shrinks everything until a CPU carries it through: a test of this file, no measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rightrank.bank.adapters import AdapterBank, AdapterSpec
+from rightrank.bank.base_model import BaseModel, load_base
+from rightrank.bank.evaluate import evaluate
+from rightrank.bank.forward import Forward
+from rightrank.bank.graphs import train_in_graphs
+from rightrank.bank.step import batches, train, trained_tokens
+from rightrank.bank.targets import find_targets, target_suffixes
+from rightrank.data import TokenizedExample, prepare
+from rightrank.recipe import Recipe, alpha_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+RANKS, RATES = (1, 2, 4, 8, 16, 32, 64, 128), (3e-4, 1e-3, 3e-3)
+PEFT_STEPS = 100
+# Weights of Llama-3-8B's blocks: what the share of the matrix rate counts, forward and backward (FINDINGS: head and adapters left out).
+BLOCKS_8B = 6.98e9
+LLAMA_3_8B = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained: a base, its rows, and a recipe."""
+
+    base: BaseModel
+    train: Sequence[TokenizedExample]
+    held_out: Sequence[TokenizedExample]
+    recipe: Recipe
+    tiny: bool
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.steps(len(self.train))
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_gib(device: torch.device, reset: bool = False) -> float:
+    if device.type != "cuda":
+        return 0.0
+    peak = torch.cuda.max_memory_allocated(device) / 2**30
+    if reset:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
+def grid_specs() -> list[AdapterSpec]:
+    return [AdapterSpec(rank, alpha_for(rank), rate) for rate in RATES for rank in RANKS]
+
+
+def run_bank(work: Work, specs: Sequence[AdapterSpec], *, how: str, capacity: int) -> dict[str, Any]:
+    """One run of ``specs`` in the bank: ``eager``, ``graph`` or ``compiled``. A second one shows what the first spent on capture."""
+    base, device = work.base, work.base.device
+    found: dict[str, Any] = {}
+    for turn in ("first", "again"):
+        peak_gib(device, reset=True)
+        bank = AdapterBank(find_targets(base.model), specs, device=device, dtype=base.dtype)
+        began = now(device)
+        if how == "eager":
+            with Forward(base, bank) as forward:
+                trained = train(forward, bank, work.train, work.recipe, seed=0, capacity=capacity)
+        else:
+            trained = train_in_graphs(
+                base, bank, work.train, work.recipe, seed=0, capacity=capacity, compiled=how == "compiled"
+            )
+        seconds = now(device) - began
+        with Forward(base, bank) as forward:
+            held_out = evaluate(forward, work.held_out, capacity=capacity)
+        whole = now(device) - began
+        rate = len(specs) * trained.tokens / seconds
+        found[turn] = {
+            "seconds": seconds,
+            "with_evaluation": whole,
+            "adapter_tokens_per_s": rate,
+            "peak_gib": peak_gib(device),
+        }
+        print(
+            f"  bank {how} {turn}: {seconds:.1f} s, {rate:,.0f} adapter-tokens/s, with evaluation {whole:.1f} s",
+            flush=True,
+        )
+    tokens = sum(trained_tokens(e) for e in work.held_out)
+    found["held_out_loss_K"] = (held_out.loss_KE.sum(1) / tokens).tolist()
+    found["train_loss_K"] = trained.train_loss_K
+    return found
+
+
+def run_peft(work: Work, rank: int = 16) -> dict[str, Any]:
+    """A plain loop: PEFT, right-padded rows with a mask, bf16 base, float32 adapters under autocast, fused AdamW."""
+    import copy
+
+    from peft import LoraConfig, get_peft_model
+
+    base, device = work.base, work.base.device
+    own = copy.deepcopy(base.model, {id(p): p for p in base.model.parameters()})
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha_for(rank),
+        target_modules=list(target_suffixes(find_targets(base.model))),
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(own, config).train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for p in parameters:
+        p.data = p.data.float()
+    adamw = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
+    count = min(work.steps, 4 if work.tiny else PEFT_STEPS)
+    warm, done, began = max(1, count // 10), 0, 0.0
+    for done, chosen in enumerate(batches(len(work.train), work.recipe, 0)):
+        if done == warm:
+            began = now(device)
+        if done == warm + count:
+            break
+        picked = [work.train[i] for i in chosen]
+        longest = max(len(e.token_ids_T) for e in picked)
+        ids = torch.zeros(len(picked), longest, dtype=torch.long)
+        labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
+        for i, e in enumerate(picked):
+            tokens = torch.from_numpy(e.token_ids_T).long()
+            ids[i, : len(tokens)], mask[i, : len(tokens)] = tokens, 1
+            labels[i, : len(tokens)] = torch.where(torch.from_numpy(e.trained_T), tokens, -100)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = model(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                labels=labels.to(device),
+                use_cache=False,
+            ).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        adamw.step()
+        adamw.zero_grad()
+    timed = min(done, warm + count) - warm
+    each = (now(device) - began) / max(1, timed)
+    print(f"  plain PEFT: {each:.4f} s a step, {each * work.steps:.1f} s a run", flush=True)
+    return {"seconds_a_step": each, "seconds": each * work.steps, "steps_timed": timed}
+
+
+def run_trl(work: Work, rank: int = 16) -> dict[str, Any]:
+    """TRL's SFTTrainer on the same token ids, its defaults but for batch and precision."""
+    import copy
+    import tempfile
+
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    base, device = work.base, work.base.device
+    count = 4 if work.tiny else PEFT_STEPS
+    rows = Dataset.from_list(
+        [
+            {"input_ids": e.token_ids_T.tolist(), "completion_mask": e.trained_T.astype(int).tolist()}
+            for e in work.train
+        ]
+    )
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(now(device))
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(
+            folder, per_device_train_batch_size=work.recipe.batch_size, max_steps=count + max(1, count // 10), report_to="none",
+            bf16=base.dtype == torch.bfloat16, logging_strategy="no", save_strategy="no", disable_tqdm=True,
+            gradient_checkpointing=False, use_cpu=device.type == "cpu", learning_rate=1e-3,
+        )  # fmt: skip
+        names = list(target_suffixes(find_targets(base.model)))
+        trainer = SFTTrainer(
+            copy.deepcopy(base.model), args=config, train_dataset=rows, processing_class=base.tokenizer, callbacks=[Clock()],
+            peft_config=LoraConfig(r=rank, lora_alpha=alpha_for(rank), target_modules=names, task_type="CAUSAL_LM"),
+        )  # fmt: skip
+        trainer.train()
+    warm = max(1, count // 10)
+    each = (times[-1] - times[warm - 1]) / (len(times) - warm)
+    print(f"  TRL: {each:.4f} s a step, {each * work.steps:.1f} s a run", flush=True)
+    return {"seconds_a_step": each, "seconds": each * work.steps, "steps_timed": len(times) - warm}
+
+
+def matrix_rate(device: torch.device, size: int) -> float:
+    """FLOP a second of a square bf16 product, the best of ten."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    best = float("inf")
+    for _ in range(10):
+        began = now(device)
+        a @ b
+        best = min(best, now(device) - began)
+    return 2 * size**3 / best
+
+
+def random_rows(count: int, length: int, vocabulary: int) -> list[TokenizedExample]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    trained = np.arange(length) >= length // 2
+    return [
+        TokenizedExample(rng.integers(3, vocabulary, length).astype(np.int32), trained, str(index))
+        for index in range(count)
+    ]
+
+
+def step_seconds(
+    base: BaseModel, specs: Sequence[AdapterSpec], rows: Sequence[TokenizedExample], how: str, steps: int
+) -> float:
+    """Median seconds of a step on ``rows`` in one micro-batch, compilation and capture left out."""
+    times: list[float] = []
+    bank = AdapterBank(find_targets(base.model), specs, device=base.device, dtype=base.dtype)
+    recipe = Recipe().given(epochs=float(steps), batch_size=len(rows), schedule="constant", warmup_ratio=0.0)
+
+    def clock(*_: int) -> None:
+        times.append(now(base.device))
+
+    options: dict[str, Any] = {"seed": 0, "capacity": 1 << 30, "on_step": clock}
+    if how == "eager":
+        with Forward(base, bank) as forward:
+            train(forward, bank, rows, recipe, **options)
+    else:
+        train_in_graphs(base, bank, rows, recipe, compiled=how == "compiled", **options)
+    each = sorted(b - a for a, b in itertools.pairwise(times))
+    return each[len(each) // 2]
+
+
+def large(rate: float, device: torch.device, tiny: bool, how: str) -> dict[str, Any]:
+    """Llama-3-8B's shape with random weights, sequences of 512, at most 8,192 tokens a micro-step: 1 adapter and 16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {**LLAMA_3_8B, **({"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+                               "num_key_value_heads": 2, "vocab_size": 512} if tiny else {})}  # fmt: skip
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with device:
+            model = LlamaForCausalLM(LlamaConfig(**shape))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    base = load_base(model, object())
+    blocks = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2)
+    found: dict[str, Any] = {"block_parameters": blocks}
+    length, tokens = (16, 256) if tiny else (512, 8192)
+    for name, ranks in (("k1", (16,)), ("k16", (8, 16, 32, 64) * 4)):
+        peak_gib(device, reset=True)
+        specs = [AdapterSpec(r, alpha_for(r), 1e-4) for r in ranks]
+        rows = random_rows(max(1, tokens // length // len(ranks)), length, shape["vocab_size"])
+        seconds = step_seconds(base, specs, rows, how, 4 if tiny else 12)
+        speed = len(ranks) * len(rows) * length / seconds
+        share = 4 * blocks * speed / rate
+        found[name] = {
+            "tokens_per_s": speed,
+            "matrix_rate_share": share,
+            "step_seconds": seconds,
+            "peak_gib": peak_gib(device),
+        }
+        print(
+            f"  8B shape {name}: {speed:,.0f} tokens/s, {100 * share:.1f} % of the matrix rate, peak {peak_gib(device):.1f} GiB",
+            flush=True,
+        )
+    return found
+
+
+def against_rank(work: Work, how: str) -> list[dict[str, Any]]:
+    """Seconds of a step against the number of adapters and their rank."""
+    rows = work.train[: work.recipe.batch_size]
+    found = []
+    for count, rank in [(k, 16) for k in (1, 2, 4, 8, 16, 24, 32)] + [
+        (8, r) for r in (4, 8, 32, 64, 128, 256)
+    ]:
+        if work.tiny and (count > 2 or rank > 16):
+            continue
+        seconds = step_seconds(
+            work.base, [AdapterSpec(rank, rank, 1e-4)] * count, rows, how, 4 if work.tiny else 12
+        )
+        found.append({"adapters": count, "rank": rank, "step_seconds": seconds})
+        print(f"  {count} adapters of rank {rank}: {seconds:.4f} s a step", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--parts", default="matrix,grid,peft,trl,ranks,8b")
+    parser.add_argument(
+        "--how", default="compiled", help="eager, graph or compiled; several, comma separated, for the grid"
+    )
+    parser.add_argument("--capacity", type=int, default=16384, help="tokens a row at most")
+    parser.add_argument("--examples", type=int, default=3200)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/speed.json"))
+    parser.add_argument("--tiny", action="store_true")
+    chosen = parser.parse_args()
+    parts, ways = chosen.parts.split(","), chosen.how.split(",")
+    base = load_base(chosen.model)
+    device = base.device
+    recipe = Recipe().given(epochs=1 if chosen.tiny else 3, batch_size=4 if chosen.tiny else 16)
+    data = prepare(str(chosen.rows), base.tokenizer, recipe, seed=0)
+    rows = data.train[: 16 if chosen.tiny else chosen.examples]
+    work = Work(base, rows, [*data.decide, *data.score][: 8 if chosen.tiny else 1000], recipe, chosen.tiny)
+    result: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU ({platform.machine()})",
+        "torch": torch.__version__,
+        "examples": len(rows),
+        "steps": work.steps,
+    }
+
+    def part(name: str, run: Callable[[], Any]) -> None:
+        if name.split(maxsplit=1)[0] in parts:
+            print(name, flush=True)
+            began = time.perf_counter()
+            try:
+                result[name] = run()
+            except Exception as error:  # one part that fails takes no other with it
+                result[name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
+                print(f"  failed: {error}"[:500], flush=True)
+            print(f"  took {time.perf_counter() - began:.0f} s", flush=True)
+            chosen.out.parent.mkdir(parents=True, exist_ok=True)
+            chosen.out.write_text(json.dumps(summary(result), indent=1) + "\n", encoding="utf-8")
+
+    specs = grid_specs()[: 3 if chosen.tiny else None]
+    part("matrix", lambda: matrix_rate(device, 256 if chosen.tiny else 8192))
+    for how in ways:
+        part(f"grid {how}", lambda how=how: run_bank(work, specs, how=how, capacity=chosen.capacity))
+    part("peft", lambda: run_peft(work))
+    part("trl", lambda: run_trl(work))
+    part("ranks", lambda: against_rank(work, ways[-1]))
+    part("8b", lambda: large(result.get("matrix", 1.0), device, chosen.tiny, ways[-1]))
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures that count at the top, beside everything."""
+    top: dict[str, Any] = {}
+    grids = [v["again"] for k, v in result.items() if k.startswith("grid") and "again" in v]
+    firsts = [v["first"] for k, v in result.items() if k.startswith("grid") and "first" in v]
+    peft = result.get("peft", {}).get("seconds")
+    if grids:
+        best = min(grids, key=lambda g: g["seconds"])
+        top["adapter_tokens_per_s"] = best["adapter_tokens_per_s"]
+        if peft:
+            top["grid24_over_one_peft_run"] = best["seconds"] / peft
+            top["grid24_end_to_end_over_one_peft_run"] = min(f["with_evaluation"] for f in firsts) / peft
+    for name in ("k1", "k16"):
+        if name in result.get("8b", {}):
+            top[f"matrix_rate_share_8b_{name}"] = result["8b"][name]["matrix_rate_share"]
+    return {**top, **result}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Batches in tensors of fixed size, so that one captured graph serves all that fit: packed rows, filled up to a capacity.
+
+Dimensions: K adapters, C tokens of a row (its capacity), S positions whose next token is trained (a capacity as well), N sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from rightrank.data import TokenizedExample
+
+STEP = 64
+"""Capacities are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a graph is captured for."""
+
+    tokens: int
+    predicted: int
+
+
+@dataclass(frozen=True)
+class StaticRow:
+    """One row of tokens, the same for every adapter, with room for C tokens and S trained ones."""
+
+    shape: Shape
+    token_ids_C: Int[Tensor, " C"]
+    position_ids_C: Int[Tensor, " C"]
+    """Restarting at 0 with every example, and where the filling begins."""
+    ends_N: Int[Tensor, " N"]
+    """int32: where each sequence of all K rows end to end begins, and the end of the last; unused ones are empty."""
+    predicts_S: Int[Tensor, " S"]
+    targets_S: Int[Tensor, " S"]
+    weight_S: Float[Tensor, " S"]
+    """One over the trained tokens of the whole batch; 0 for filling."""
+
+    @classmethod
+    def empty(cls, shape: Shape, adapters: int, examples: int, device: torch.device) -> StaticRow:
+        """Room for rows of at most ``examples`` examples."""
+
+        def room(count: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(count, dtype=dtype, device=device)
+
+        tokens, predicted = shape.tokens, shape.predicted
+        ends = room(adapters * (examples + 1) + 1, torch.int32)
+        return cls(
+            shape,
+            room(tokens),
+            room(tokens),
+            ends,
+            room(predicted),
+            room(predicted),
+            room(predicted, torch.float32),
+        )
+
+    def fill(self, examples: Sequence[TokenizedExample], adapters: int, total: int) -> None:
+        """Put ``examples`` in. ``total``: trained tokens of the whole batch that they are a part of. The host does not wait."""
+        arrays = _arrays(examples, self.shape, adapters, (len(self.ends_N) - 1) // adapters, total)
+        own = (
+            self.token_ids_C, self.position_ids_C, self.ends_N, self.predicts_S, self.targets_S, self.weight_S
+        )  # fmt: skip
+        for place, array in zip(own, arrays, strict=True):
+            source = torch.from_numpy(array)
+            place.copy_(source.pin_memory() if place.is_cuda else source, non_blocking=True)
+
+
+def shape_of(examples: Sequence[TokenizedExample]) -> Shape:
+    """The smallest shape that ``examples`` fit into."""
+    tokens = sum(len(example.token_ids_T) for example in examples)
+    predicted = sum(int(example.trained_T[1:].sum()) for example in examples)
+    return Shape(_up(tokens), _up(predicted))
+
+
+def _up(count: int) -> int:
+    return max(STEP, -(-count // STEP) * STEP)
+
+
+def _arrays(
+    examples: Sequence[TokenizedExample], shape: Shape, adapters: int, sequences: int, total: int
+) -> tuple[np.ndarray, ...]:
+    lengths = [len(example.token_ids_T) for example in examples]
+    starts = np.cumsum([0, *lengths])
+    used = int(starts[-1])
+    token_ids, positions = np.zeros(shape.tokens, np.int64), np.zeros(shape.tokens, np.int64)
+    token_ids[:used] = np.concatenate([example.token_ids_T for example in examples])
+    positions[:used] = np.concatenate([np.arange(length) for length in lengths])
+    positions[used:] = np.arange(shape.tokens - used)
+    trained = np.concatenate([example.trained_T for example in examples]).copy()
+    trained[starts[:-1]] = False  # nothing predicts an example's first token
+    labels = np.flatnonzero(trained)
+    count = len(labels)
+    predicts, targets = np.zeros(shape.predicted, np.int64), np.zeros(shape.predicted, np.int64)
+    weight = np.zeros(shape.predicted, np.float32)
+    predicts[:count], targets[:count], weight[:count] = labels - 1, token_ids[labels], 1 / max(1, total)
+    # The examples, then the filling as a sequence of its own, then empty ones.
+    within = np.full(sequences, shape.tokens, np.int64)
+    within[: len(starts)] = starts
+    ends = (np.arange(adapters)[:, None] * shape.tokens + within[None, :]).ravel()
+    return (
+        token_ids,
+        positions,
+        np.append(ends, adapters * shape.tokens).astype(np.int32),
+        predicts,
+        targets,
+        weight,
+    )

@@ -1,0 +1,158 @@
+"""A bank's micro-step on tensors of fixed size: forward, loss and backward with nothing the host decides on the way.
+
+Run as it is, or captured as a CUDA graph (``graphs.py``). Every adapter's row lies behind the other's in one row of the model; the
+loss's gradient is taken a piece of the logits at a time, so that all of them never exist.
+
+Dimensions: K adapters, C tokens a row, M = K·C, S trained positions a row, H hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rightrank.bank import varlen
+from rightrank.bank.base_model import decoder_of, run_head
+from rightrank.bank.forward import LOGITS_ON_CPU, LOGITS_ON_GPU, _attention, frozen
+from rightrank.bank.fused import add_lora, linear
+from rightrank.bank.head_loss import HeadLoss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from rightrank.bank.adapters import AdapterBank
+    from rightrank.bank.base_model import BaseModel
+    from rightrank.bank.flat import Layout
+    from rightrank.bank.rows import StaticRow
+
+
+class StaticForward:
+    """``base`` with the adapters of ``bank`` in every target. Use it as a context: leaving it restores the model.
+
+    ``working``: the bank's masters in the base's dtype (``update.working_copy``). ``longest``: tokens of the longest example.
+    ``compiled``: fuse each layer's elementwise work by torch.compile, for any K, any ranks and any capacity at once.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        bank: AdapterBank,
+        working: Float[Tensor, " P"],
+        *,
+        longest: int,
+        compiled: bool = False,
+    ) -> None:
+        self.base, self.bank, self.working, self.compiled = base, bank, working, compiled
+        self.adapters = len(bank.specs)
+        self._longest = -(-longest // 64) * 64
+        self._stack = ExitStack()
+        self._start: Tensor | None = None
+        self._output_type: type = object
+
+    def __enter__(self) -> StaticForward:
+        model = self.base.model
+        varlen.register()
+        with ExitStack() as stack:  # undone at once where one of these fails
+            stack.enter_context(frozen(model))
+            stack.enter_context(_attention(model, varlen.NAME))
+            handle = model.get_input_embeddings().register_forward_hook(self._begin)
+            stack.callback(handle.remove)
+            named = dict(model.named_modules())
+            for target, layout in zip(self.bank.targets, self.bank.layouts(), strict=True):
+                if len(layout.rows_R):
+                    self._attach(named[target.name], layout, stack)
+            if self.compiled:
+                # The adapters' tables hang on the layers, whose shapes would otherwise count as fixed.
+                stack.enter_context(torch._dynamo.config.patch(force_nn_module_property_static_shapes=False))
+                for layer in _layers(model):
+                    _replace(layer, torch.compile(layer.forward, fullgraph=True, dynamic=True), stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def micro_step(self, row: StaticRow, loss_K: Float[Tensor, " K"]) -> None:
+        """Add to every adapter's gradients and to ``loss_K`` what ``row`` contributes to the batch's mean loss."""
+        targets_M = row.targets_S.repeat(self.adapters)
+        limit = LOGITS_ON_GPU if targets_M.is_cuda else LOGITS_ON_CPU
+        size = max(1, limit // self.base.vocabulary)
+        with torch.enable_grad():
+            rows_MH = self.hidden(row).index_select(1, row.predicts_S).flatten(0, 1)
+            loss_M: Tensor = HeadLoss.apply(rows_MH, targets_M, self._head, size)
+            share_K = (loss_M.view(self.adapters, -1) * row.weight_S.to(loss_M.dtype)).sum(1)
+            assert self._start is not None
+            torch.autograd.grad(share_K.sum(), self._start)
+        loss_K += share_K.detach()
+        self._start = None
+
+    def hidden(self, row: StaticRow) -> Float[Tensor, "K C H"]:
+        """Last hidden states of every token, for every adapter."""
+        out = decoder_of(self.base.model)(
+            input_ids=row.token_ids_C.repeat(self.adapters)[None],
+            position_ids=row.position_ids_C.repeat(self.adapters)[None],
+            use_cache=False,
+            cu_seq_lens_q=row.ends_N,
+            cu_seq_lens_k=row.ends_N,
+            max_length_q=self._longest,
+            max_length_k=self._longest,
+        )
+        self._output_type = type(out)
+        hidden: Tensor = out.last_hidden_state.view(self.adapters, row.shape.tokens, -1)
+        return hidden
+
+    def _head(self, rows_MH: Tensor) -> Tensor:
+        return run_head(self.base.model, rows_MH[None], self._output_type)[0]
+
+    def _begin(self, _: nn.Module, __: Any, embedded: Tensor) -> Tensor:
+        """Where autograd starts: the embeddings are frozen, and the first layer's adapters have gradients all the same."""
+        self._start = embedded.detach().requires_grad_()
+        return self._start
+
+    def _attach(self, module: nn.Module, layout: Layout, stack: ExitStack) -> None:
+        numbers = (self.working, self.bank.flat_gradient, *layout)
+        module._rightrank = numbers  # type: ignore[assignment]
+        # Whatever depends on the number of adapters, their ranks or a row's tokens is a variable of the compiled code.
+        for tensor, dimension in zip(numbers, (0, 0, 1, 0, 0, 0, 0), strict=True):
+            torch._dynamo.mark_dynamic(tensor, dimension)
+        stack.callback(delattr, module, "_rightrank")
+        if type(module) is torch.nn.Linear:
+            _replace(module, _own_product.__get__(module), stack)
+        else:
+            module._rightrank_forward = module.forward  # type: ignore[assignment]
+            stack.callback(delattr, module, "_rightrank_forward")
+            _replace(module, _added_product.__get__(module), stack)
+
+
+def _own_product(self: Any, x: Tensor) -> Tensor:
+    """``forward`` of a plain linear layer with adapters."""
+    out: Tensor = linear(x.flatten(0, -2), self.weight, self.bias, *self._rightrank)[0]
+    return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def _added_product(self: Any, x: Tensor) -> Tensor:
+    """``forward`` of any other linear layer with adapters."""
+    y: Tensor = self._rightrank_forward(x)
+    inputs = x.flatten(0, -2).to(self._rightrank[0].dtype)
+    out: Tensor = add_lora(y.flatten(0, -2).to(inputs.dtype), inputs, *self._rightrank)[0]
+    return out.view(y.shape).to(y.dtype)
+
+
+def _replace(module: nn.Module, forward: Callable[..., Any], stack: ExitStack) -> None:
+    """``module.forward`` for as long as ``stack`` lasts."""
+    had = "forward" in vars(module)
+    before = module.forward
+    module.forward = forward
+    stack.callback(lambda: setattr(module, "forward", before) if had else delattr(module, "forward"))
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The decoder's layers, each compiled by itself."""
+    decoder = decoder_of(model)
+    lists = [m for m in decoder.children() if isinstance(m, torch.nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))

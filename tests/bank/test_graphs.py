@@ -1,0 +1,188 @@
+"""Steps on tensors of fixed size against the steps anyone can read: the same losses, gradients and adapters, whatever the filling."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from rightrank.bank.adapters import AdapterBank, AdapterSpec
+from rightrank.bank.attention import UnsupportedAttentionError
+from rightrank.bank.forward import Forward
+from rightrank.bank.graphs import train_in_graphs
+from rightrank.bank.optimizer import BankOptimizer
+from rightrank.bank.rows import STEP, Shape, StaticRow, shape_of
+from rightrank.bank.static import StaticForward
+from rightrank.bank.step import gradients, train, trained_tokens
+from rightrank.bank.targets import find_targets
+from rightrank.bank.update import FlatUpdate, working_copy
+from rightrank.recipe import Recipe
+from tiny import plain_logits, random_examples, tiny_base, tiny_model
+
+if TYPE_CHECKING:
+    from rightrank.bank.base_model import BaseModel
+
+SPECS = (AdapterSpec(1, 2.0, 1e-3), AdapterSpec(4, 8.0, 1e-2), AdapterSpec(9, 9.0, 3e-3))
+KINDS = ("llama", "qwen3", "mistral", "gpt2")
+
+
+def bank_of(base: BaseModel, noise: float = 0.0) -> AdapterBank:
+    bank = AdapterBank(find_targets(base.model), SPECS, device=base.device, dtype=base.dtype)
+    draw = torch.Generator().manual_seed(3)
+    for master in bank.masters:
+        master.add_(noise * torch.randn(master.shape, generator=draw, dtype=master.dtype))
+    bank.refresh()
+    return bank
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("more", [0, 3 * STEP], ids=["snug", "roomy"])
+def test_a_micro_step_has_the_loss_and_the_gradients_of_the_plain_one(kind: str, more: int) -> None:
+    base = tiny_base(kind)
+    examples = random_examples(5)
+    plain, static = bank_of(base, 0.1), bank_of(base, 0.1)
+    with Forward(base, plain) as forward:
+        wanted_K = gradients(forward, examples, 10_000)
+    snug = shape_of(examples)
+    row = StaticRow.empty(Shape(snug.tokens + more, snug.predicted + more), len(SPECS), 8, base.device)
+    row.fill(random_examples(3, seed=9), len(SPECS), 1)  # what was in it before must not matter
+    row.fill(examples, len(SPECS), sum(trained_tokens(e) for e in examples))
+    loss_K = torch.zeros(len(SPECS))
+    with StaticForward(base, static, working_copy(static), longest=12) as forward:
+        forward.micro_step(row, loss_K)
+    assert torch.allclose(loss_K.double(), wanted_K, rtol=1e-6)
+    for one, other in zip(static.gradients, plain.gradients, strict=True):
+        assert torch.linalg.vector_norm(one - other) < 1e-6 * torch.linalg.vector_norm(other)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_whole_run_trains_the_same_adapters(kind: str) -> None:
+    base = tiny_base(kind)
+    examples, recipe = random_examples(30), Recipe().given(epochs=2, batch_size=4)
+    plain, static = bank_of(base), bank_of(base)
+    with Forward(base, plain) as forward:
+        wanted = train(forward, plain, examples, recipe, seed=0, capacity=30)
+    seen: list[tuple[int, int]] = []
+    found = train_in_graphs(
+        base,
+        static,
+        examples,
+        recipe,
+        seed=0,
+        capacity=30,
+        compiled=False,
+        on_step=lambda *done: seen.append(done),
+    )
+    assert (found.steps, found.tokens, found.diverged_K) == (wanted.steps, wanted.tokens, wanted.diverged_K)
+    assert seen == [(step + 1, 16) for step in range(16)]
+    assert found.train_loss_K == pytest.approx(wanted.train_loss_K, rel=1e-6)
+    for one, other in zip(static.masters, plain.masters, strict=True):
+        assert torch.linalg.vector_norm(one - other) < 1e-5 * torch.linalg.vector_norm(other)
+
+
+def test_updates_are_adamws_and_a_diverged_adapter_disturbs_no_neighbour() -> None:
+    base = tiny_base("llama", dtype=torch.float32)
+    recipe = Recipe().given(weight_decay=0.1)
+    plain, flat = bank_of(base, 0.1), bank_of(base, 0.1)
+    adamw, update = BankOptimizer(plain, recipe, 10), FlatUpdate(flat, recipe, 10)
+    for step in range(5):
+        draw = torch.Generator().manual_seed(step)
+        for one, other in zip(plain.gradients, flat.gradients, strict=True):
+            one.copy_(10.0 ** (step - 2) * torch.randn(one.shape, generator=draw))
+            other.copy_(one)
+        if step == 3:
+            plain.gradients[1][0] = flat.gradients[1][0] = float("nan")
+        adamw.step(torch.ones(3))
+        update.loss_K.fill_(1.0)
+        update.prepare()
+        update.apply()
+        assert not flat.flat_gradient.any()
+        assert update.loss_K.tolist() == [0, 0, 0]
+        for k, (one, other) in enumerate(zip(flat.masters, plain.masters, strict=True)):
+            assert torch.allclose(one, other, rtol=1e-5, atol=1e-7), (step, k)
+    assert update.diverged() == adamw.diverged == [False, True, False]
+    assert not flat.masters[1].any()
+    assert torch.equal(update.working, flat.flat_master)
+
+
+def test_an_infinite_loss_counts_as_diverged() -> None:
+    base = tiny_base("llama", dtype=torch.float32)
+    bank = bank_of(base)
+    update = FlatUpdate(bank, Recipe(), 10)
+    update.loss_K.copy_(torch.tensor([1.0, float("inf"), 1.0]))
+    update.prepare()
+    update.apply()
+    assert update.diverged() == [False, True, False]
+
+
+def test_the_model_comes_back_as_it_was() -> None:
+    model = tiny_model("llama")
+    base = tiny_base("llama")
+    example = random_examples(1)[0]
+    before = plain_logits(base.model, example)
+    names = {name: sorted(vars(module)) for name, module in base.model.named_modules()}
+    bank = bank_of(base, 0.1)
+    with StaticForward(base, bank, working_copy(bank), longest=12):
+        assert "forward" in vars(base.model.model.layers[0].mlp.up_proj)
+    assert {name: sorted(vars(module)) for name, module in base.model.named_modules()} == names
+    assert torch.equal(plain_logits(base.model, example), before)
+    assert all(not module._forward_hooks for module in base.model.modules())
+    assert type(model) is type(base.model)
+
+
+def test_a_soft_cap_is_refused() -> None:
+    base = tiny_base("gemma2")
+    bank = bank_of(base)
+    row = StaticRow.empty(Shape(STEP, STEP), len(SPECS), 8, base.device)
+    row.fill(random_examples(2), len(SPECS), 5)
+    with (
+        StaticForward(base, bank, working_copy(bank), longest=12) as forward,
+        pytest.raises(UnsupportedAttentionError, match="softcap"),
+    ):
+        forward.micro_step(row, torch.zeros(len(SPECS)))
+
+
+def test_rows_have_one_sequence_an_example_one_for_the_filling_and_empty_ones() -> None:
+    examples = random_examples(2)
+    one, two = (len(e.token_ids_T) for e in examples)
+    row = StaticRow.empty(Shape(STEP, STEP), 2, 3, torch.device("cpu"))
+    row.fill(examples, 2, 4)
+    mine = [0, one, one + two, STEP]
+    assert row.ends_N.tolist() == [*mine, *(STEP + place for place in mine), 2 * STEP]
+    assert row.position_ids_C[: one + 1].tolist() == [*range(one), 0]
+    count = sum(trained_tokens(e) for e in examples)
+    assert row.weight_S.tolist() == [0.25] * count + [0.0] * (STEP - count)
+    assert row.token_ids_C[row.predicts_S[:count] + 1].tolist() == row.targets_S[:count].tolist()
+
+
+def test_one_compilation_serves_any_number_of_adapters_any_ranks_and_any_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._dynamo.utils import counters
+
+    # What is traced and guarded is the same for every back end, and this one needs no C++ compiler.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    base = tiny_base("llama", dtype=torch.float32, layers=3)
+    counters.clear()
+    for ranks, count in (((1, 4, 9), 5), ((8,), 9), ((16, 4, 4, 1, 2), 3)):
+        specs = [AdapterSpec(rank, 2.0, 1e-2) for rank in ranks]
+        examples = random_examples(count, seed=count, longest=40)
+        banks = [
+            AdapterBank(find_targets(base.model), specs, device=base.device, dtype=base.dtype) for _ in "ab"
+        ]
+        for bank in banks:
+            bank.flat_master.add_(0.1)
+            bank.refresh()
+        with Forward(base, banks[0]) as forward:
+            wanted_K = gradients(forward, examples, 10_000)
+        row = StaticRow.empty(shape_of(examples), len(specs), 16, base.device)
+        row.fill(examples, len(specs), sum(trained_tokens(e) for e in examples))
+        loss_K = torch.zeros(len(specs))
+        with StaticForward(base, banks[1], working_copy(banks[1]), longest=40, compiled=True) as compiled:
+            compiled.micro_step(row, loss_K)
+        assert torch.allclose(loss_K.double(), wanted_K, rtol=1e-5)
+        for one, other in zip(banks[1].gradients, banks[0].gradients, strict=True):
+            assert torch.linalg.vector_norm(one - other) < 1e-4 * torch.linalg.vector_norm(other)
+    assert counters["stats"]["unique_graphs"] == 1

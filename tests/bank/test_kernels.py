@@ -1,0 +1,76 @@
+"""The Triton kernels in Triton's own interpreter, which runs them without a GPU, against the loops."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds only")
+
+PROGRAM = """
+import torch
+from rightrank.bank import fused, kernels
+from rightrank.bank.adapters import AdapterSpec
+from rightrank.bank.flat import BLOCK, layout_of, plan_flat
+from rightrank.bank.targets import Target
+
+I, O, T = 72, 136, 50
+specs = [*(AdapterSpec(r, 2.0 * r + 1, 1e-3) for r in (1, 8, 20, 70)), AdapterSpec(8, 8.0, 1e-3, ranks=(0,))]
+plan = plan_flat([Target("a", I, O)], specs)
+layout, K = layout_of(0, specs, plan, torch.device("cpu")), len(specs)
+draw = torch.Generator().manual_seed(0)
+normal = lambda *shape: torch.randn(*shape, generator=draw)
+working, x, y, dy, dx = normal(plan.total), normal(K * T, I), normal(K * T, O), normal(K * T, O), normal(K * T, I)
+
+def close(one, other):
+    assert torch.linalg.vector_norm(one - other) < 1e-5 * torch.linalg.vector_norm(other)
+
+out, h = fused._add(y, x, working, layout)
+fused_h = kernels.shrink(x.view(K, T, I), working, 0, layout)
+close(kernels.expand(y.view(K, T, O), fused_h, working, 1, layout).view_as(out), out)
+one, other = torch.ones(plan.total), torch.ones(plan.total)
+close(
+    fused._backward_fused(dx, dy, x, fused_h, working, one, layout),
+    fused._backward_loop(dx, dy, x, h, working, other, layout),
+)
+close(one, other)
+
+names = ("master", "gradient", "moment", "square", "working")
+numbers = torch.tensor([[1e-2] * K, [0.1] * K, [0.001] * K, [0.5] * K, [1.0] * (K - 1) + [0.0]])
+owner = torch.zeros(plan.total // BLOCK, dtype=torch.int32)
+for k, begin in enumerate(plan.begins_K):
+    owner[begin // BLOCK :] = k
+vectors = [normal(plan.total).abs() for _ in names]
+master, gradient, moment, square, _ = (v.clone() for v in vectors)
+kernels.update(*vectors, owner, numbers, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0.1)
+spread = lambda row: row[owner.long()].repeat_interleave(BLOCK)
+alive = spread(numbers[4])
+gradient = gradient * 0.5
+moment, square = 0.9 * moment + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+master = master * (1 - 1e-2 * 0.1) - 1e-2 / 0.1 * moment / (square.sqrt() / 0.001**0.5 + 1e-8)
+close(vectors[0], master * alive)
+close(vectors[2], torch.where(alive > 0, moment, 0))
+close(vectors[3], torch.where(alive > 0, square, 0))
+assert not vectors[1].any()
+assert torch.equal(vectors[4], vectors[0])
+print("fine")
+"""
+
+
+def test_kernels_compute_what_the_loops_do() -> None:
+    source = Path(__file__).parents[2] / "src"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={
+            "TRITON_INTERPRET": "1",
+            "PYTHONPATH": f"{source}:{':'.join(sys.path)}",
+            "PATH": "/usr/bin:/bin",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "fine", done.stderr[-2000:]
