@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -379,3 +380,27 @@ def trl_template(name: str) -> str:
 def test_generation_markers_are_recognised(marked_tokenizer: Any) -> None:
     assert spans_module.GENERATION.search(marked_tokenizer.chat_template)
     assert not spans_module.GENERATION.search("{{ generation }} {% if add_generation_prompt %}")
+
+
+@pytest.mark.parametrize("longest", ["512", [512], {"tokens": 512}])
+def test_a_tokenizer_with_damaged_settings(chat_tokenizer: Any, longest: Any) -> None:
+    """As tokenizer_config.json may say; transformers finds out when the first text is read."""
+    tokenizer = copy.deepcopy(chat_tokenizer)
+    tokenizer.model_max_length = longest
+    rows = [{"prompt": f"p{i}", "completion": "c"} for i in range(3)]
+    with pytest.raises(
+        DataError, match=r"The tokenizer cannot read the rows \(TypeError.*Download its files again"
+    ):
+        tokenize(parse_rows(read_rows(rows)).conversations, tokenizer, Recipe())
+
+
+def test_a_tokenizer_with_impossible_numbers() -> None:
+    class Odd:
+        chat_template = None
+        eos_token = "</s>"
+
+        def __call__(self, text: list[str], **_: Any) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[1, 2, 2**31] for _ in text]}
+
+    with pytest.raises(DataError, match=r"gives a token the number 2,147,483,648, which no model has"):
+        tokenize(parse_rows(read_rows([{"text": "a b"}] * 3)).conversations, Odd(), Recipe())

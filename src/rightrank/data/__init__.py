@@ -2,7 +2,14 @@
 
 from rightrank.data.formats import Conversation, Parsed, Turn, parse_rows
 from rightrank.data.frequency import token_frequency_loss
-from rightrank.data.prepare import EVAL_SPLITS, PreparedData, conversational_rows, prepare, understand
+from rightrank.data.prepare import (
+    EVAL_SPLITS,
+    PreparedData,
+    conversational_rows,
+    each_conversational_row,
+    prepare,
+    understand,
+)
 from rightrank.data.reading import Rows, read_rows
 from rightrank.data.split import Prompt, Split, split_by_prompt, split_with_eval
 from rightrank.data.tokens import Tokenized, TokenizedExample, tokenize
@@ -19,6 +26,7 @@ __all__ = [
     "TokenizedExample",
     "Turn",
     "conversational_rows",
+    "each_conversational_row",
     "parse_rows",
     "prepare",
     "read_rows",

@@ -1,8 +1,7 @@
 """From rows to conversations: which of the usual formats a data set has, and what of it is trained on.
 
-Formats: prompt/completion (strings or messages), messages, ShareGPT, Alpaca, text, and question/answer,
-instruction/response and input/output as other names of prompt/completion. What is not supervised text is
-refused.
+Formats: prompt/completion (strings or messages), messages, ShareGPT, Alpaca, text, and question/answer, instruction/response and
+input/output as other names of prompt/completion. What is not supervised text is refused.
 """
 
 from __future__ import annotations
@@ -94,8 +93,7 @@ class Conversation:
     def prompt_text(self, *, system: bool = True) -> str:
         """What the example asks: its turns up to the last of the prompt, or the text itself.
 
-        Without ``system`` its system turns are left out, unless there is nothing else: a fixed one makes all
-        conversations look alike.
+        Without ``system`` its system turns are left out unless there is nothing else: a fixed one makes all conversations look alike.
         """
         if self.kind == "text" and self.raw:
             return self.raw[1]
@@ -127,14 +125,20 @@ class Parsed:
     """As shown: ``Alpaca``, ``prompt/completion``, ``messages``, ``ShareGPT``, ``text``, an alias's name."""
     conversations: tuple[Conversation, ...]
     notes: tuple[str, ...] = ()
+    total: int | None = None
+    """Rows of the data set; None: ``conversations`` are all of them, else they are a random sample."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the data set."""
+        return self.total or len(self.conversations)
 
 
 def parse_rows(rows: Rows) -> Parsed:
     """Conversations of ``rows``.
 
-    Raises OutOfScopeError where the data is for another kind of training, DataError where its columns are
-    not understood or mean two things, MalformedRowError for a row that lacks a field or has one of a wrong
-    type or an empty completion. No row is passed over.
+    Raises OutOfScopeError where the data is for another kind of training, DataError where its columns are not understood or mean two
+    things, MalformedRowError for a row that lacks a field or has one of a wrong type or an empty completion. No row is passed over.
     """
     refuse_other_training(rows.rows)
     format_, notes = _detected(rows)
@@ -144,7 +148,20 @@ def parse_rows(rows: Rows) -> Parsed:
     if empty:
         count = f" ({len(empty)} such rows in all)" if len(empty) > 1 else ""
         raise MalformedRowError(rows.name, empty[0], f"has an empty completion{count}")
-    return Parsed(rows.name, format_, made, notes)
+    if rows.total is not None:
+        sample = (
+            f"{rows.name} has {rows.total:,} rows; {len(made):,} of them, drawn at random, stand for all."
+        )
+        notes = (*notes, sample)
+    return Parsed(rows.name, format_, made, notes, rows.total)
+
+
+def parse_row(format_: str, row: Mapping[str, Any], line: int, name: str) -> Conversation:
+    """One row of a data set of which the format is known. Raises MalformedRowError where it is none of it."""
+    conversation = _conversation(format_, _RowReader(row, line, name))
+    if conversation.lacks_completion():
+        raise MalformedRowError(name, line, "has an empty completion")
+    return conversation
 
 
 def _detected(rows: Rows) -> tuple[str, tuple[str, ...]]:

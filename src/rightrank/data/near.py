@@ -8,6 +8,7 @@ N texts, G groups, P hash functions, S shingles.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,8 +70,11 @@ def normalised(prompt: str) -> str:
 
 def exact_groups(prompts: Iterable[str]) -> Groups:
     """Groups of prompts that are equal once normalised."""
-    numbers: dict[str, int] = {}
-    labels = [numbers.setdefault(normalised(prompt), len(numbers)) for prompt in prompts]
+    numbers: dict[bytes, int] = {}
+    digests = (
+        hashlib.sha256(normalised(prompt).encode()).digest() for prompt in prompts
+    )  # not the texts: memory
+    labels = [numbers.setdefault(digest, len(numbers)) for digest in digests]
     return Groups.of(np.asarray(labels, dtype=np.int64))
 
 

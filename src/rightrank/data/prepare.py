@@ -7,14 +7,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rightrank.data.formats import Parsed, parse_rows
-from rightrank.data.reading import read_rows
+from rightrank.data.formats import Parsed, parse_row, parse_rows
+from rightrank.data.reading import read_rows, stream_rows
 from rightrank.data.split import Prompt, Split, split_by_prompt, split_with_eval
 from rightrank.data.tokens import Tokenized, TokenizedExample, tokenize, uses_template
 from rightrank.data.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rightrank.data.formats import Conversation
     from rightrank.recipe import Recipe
@@ -35,7 +35,7 @@ class PreparedData:
     fingerprint: str
     """Sixteen hex digits over what the rows say (held-out data too), whatever their columns are called."""
     rows: int
-    """Rows of the source, and of the held-out data where that was given."""
+    """Rows of the source, and of the held-out data where that was given; all of them, even where a sample was taken."""
     truncated: int
     dropped: int
     """Rows not used: over-long under ``drop``, or nothing left to train on."""
@@ -47,6 +47,14 @@ class PreparedData:
     """Training rows left out since their prompt is among the held-out ones."""
     notes: tuple[str, ...]
     """Sentences on what was done that the reader may not expect."""
+    train_of_all: int | None = None
+    """Rows that the whole data set has to train on, where ``train`` comes from a sample of it: estimated by the share of the sample
+    that is usable. None: ``train`` is all."""
+
+    @property
+    def train_rows(self) -> int:
+        """Rows that a run on the whole data set trains on."""
+        return len(self.train) if self.train_of_all is None else self.train_of_all
 
 
 def understand(
@@ -102,8 +110,8 @@ def prepare(
         score=tuple(held_made.examples[i] for i in sides.score),
         name=parsed.name,
         format=parsed.format,
-        fingerprint=fingerprint([part.conversations for part in sources]),
-        rows=sum(len(part.conversations) for part in sources),
+        fingerprint=fingerprint([part.conversations for part in sources], [part.total for part in sources]),
+        rows=sum(part.rows for part in sources),
         truncated=sum(part.truncated for part in parts),
         dropped=sum(part.dropped for part in parts),
         duplicates=sum(_duplicates(part.conversations) for part in sources),
@@ -111,32 +119,59 @@ def prepare(
         held_out_from="split by prompt" if held is None else "--eval-data",
         overlap_removed=sides.overlap_removed,
         notes=_notes(parsed, held, sides, templated=templated),
+        train_of_all=_train_of_all(
+            parsed, len(sides.train), len(made.examples) if held is None else len(sides.train)
+        ),
     )
 
 
-def conversational_rows(
+def _train_of_all(parsed: Parsed, train: int, usable: int) -> int | None:
+    """Rows to train on in the whole data set: those of the sample, and of the others the share that is usable in the sample.
+
+    What was held out of the sample is enough for all.
+    """
+    if parsed.total is None:
+        return None
+    return train + round((parsed.total - len(parsed.conversations)) * usable / len(parsed.conversations))
+
+
+def conversational_rows(source: object, **options: Any) -> list[dict[str, Any]]:
+    """What ``each_conversational_row`` yields, at once."""
+    return list(each_conversational_row(source, **options))
+
+
+def each_conversational_row(
     source: object,
     *,
     config: str | None = None,
     split: str | None = None,
     revision: str | None = None,
     chat_template: bool = True,
-) -> list[dict[str, Any]]:
-    """The rows in the form in which TRL trains on what ``prepare`` tokenizes.
+) -> Iterator[dict[str, Any]]:
+    """The rows, one by one and all of them, in the form in which TRL trains on what ``prepare`` tokenizes.
 
     ``{"prompt": [messages], "completion": [messages]}``, ``{"messages": [...]}`` or ``{"text": ...}``.
     Needed since TRL puts no chat template around prompts that are strings. Without ``chat_template`` such
-    rows stay strings.
+    rows stay strings. Raises what ``understand`` raises, for a row outside a sample when it is reached.
     """
     parsed = understand(source, config=config, split=split, revision=revision)
-    return [_trl_row(conversation, chat_template=chat_template) for conversation in parsed.conversations]
+    if parsed.total is None:
+        conversations: Iterable[Conversation] = parsed.conversations
+    else:
+        name, located = stream_rows(source, config=config, split=split, revision=revision)
+        conversations = (parse_row(parsed.format, row, line, name) for line, row in located)
+    for conversation in conversations:
+        yield _trl_row(conversation, chat_template=chat_template)
 
 
-def fingerprint(sources: Sequence[Sequence[Conversation]]) -> str:
-    """First sixteen hex digits of the SHA-256 over what the rows of each source say, in order."""
+def fingerprint(sources: Sequence[Sequence[Conversation]], totals: Sequence[int | None] | None = None) -> str:
+    """First sixteen hex digits of the SHA-256 over what the rows of each source say, in order.
+
+    ``totals``: of a source that was sampled how many rows it has, which then count as well.
+    """
     digest = hashlib.sha256()
-    for conversations in sources:
-        digest.update(b"source\n")
+    for conversations, total in zip(sources, totals or [None] * len(sources), strict=True):
+        digest.update(b"source\n" if total is None else f"sample of {total}\n".encode())
         for conversation in conversations:
             digest.update(_canonical(conversation) + b"\n")
     return digest.hexdigest()[:16]
@@ -147,7 +182,8 @@ def _canonical(conversation: Conversation) -> bytes:
 
 
 def _duplicates(conversations: Sequence[Conversation]) -> int:
-    return len(conversations) - len({_canonical(conversation) for conversation in conversations})
+    digests = {hashlib.sha256(_canonical(conversation)).digest() for conversation in conversations}
+    return len(conversations) - len(digests)
 
 
 def _prompts(parsed: Parsed, made: Tokenized) -> list[Prompt]:

@@ -3,20 +3,20 @@ does."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rightrank.data.files import file_rows, require_regular
 from rightrank.data.libraries import column_rows, read_disk_folder, read_hub, read_parquet
+from rightrank.data.sampling import numbered, sampled
 from rightrank.data.wording import SHOWN, quoted, similar_names
-from rightrank.errors import DataError, MalformedRowError
+from rightrank.errors import DataError
+
+if TYPE_CHECKING:
+    from rightrank.data.files import Located
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 COMPRESSIBLE = (".jsonl", ".json", ".csv")
@@ -37,6 +37,8 @@ class Rows:
     rows: tuple[Mapping[str, Any], ...]
     lines: tuple[int, ...]
     """Where each row stands, 1-based: the physical line of a JSONL file, else the number of the row."""
+    total: int | None = None
+    """Rows of the source; None: ``rows`` are all of them, else they are a random sample."""
 
 
 def read_rows(
@@ -47,42 +49,65 @@ def read_rows(
     revision: str | None = None,
     prefer: tuple[str, ...] = ("train",),
 ) -> Rows:
-    """Rows of ``source``: a path, a hub name, or rows already loaded.
+    """Rows of ``source``: a path, a hub name, or rows already loaded; of very many a random sample (``sampling``).
 
     ``config`` and ``revision`` only apply to hub names; ``split`` to those and to anything else that has
     splits. Without ``split`` the first of ``prefer`` that exists is taken, or the only one there is. Raises
     DataError where the source is missing, empty, damaged or of a kind that is not understood, and
     MalformedRowError where one line of a file is.
     """
-    rows = (
-        _named(source, config, split, revision, prefer)
-        if isinstance(source, (str, Path))
-        else _loaded(source, split, prefer)
-    )
-    if not rows.rows:
-        raise DataError(f"{rows.name} holds no rows.", "Give a data set with at least 20 examples.")
-    return rows
+    name, located = stream_rows(source, config=config, split=split, revision=revision, prefer=prefer)
+    kept, total = sampled(name, located)
+    if not kept:
+        raise DataError(f"{name} holds no rows.", "Give a data set with at least 20 examples.")
+    lines, rows = zip(*kept, strict=True)
+    return Rows(name, rows, lines, None if total == len(rows) else total)
+
+
+def stream_rows(
+    source: object,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    prefer: tuple[str, ...] = ("train",),
+) -> tuple[str, Located]:
+    """The name of ``source`` and all of its rows, one by one, each with the line where it stands; arguments and errors as
+    ``read_rows``. What is wrong with a row shows when it is reached."""
+    if isinstance(source, (str, Path)):
+        return _named(source, config, split, revision, prefer)
+    return "rows in memory", numbered(_loaded(source, split, prefer))
 
 
 def _named(
     source: str | Path, config: str | None, split: str | None, revision: str | None, prefer: tuple[str, ...]
-) -> Rows:
+) -> tuple[str, Located]:
     if not str(source).strip() or source == Path():
         raise DataError("No data set is named.", UNDERSTOOD)
-    path = Path(source).expanduser()
     try:
+        path = Path(source).expanduser()
         exists = path.exists()
-    except (OSError, ValueError):  # too long a name, or a NUL in it
-        exists = False
+    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL in it, the home of nobody
+        path, exists = Path(source), False
     if not exists:
         if isinstance(source, str) and _is_hub_name(source):
-            return _counted(source, read_hub(source, config, split, revision, prefer))
+            return source, numbered(read_hub(source, config, split, revision, prefer))
         raise _missing(path)
     name = quoted(path.name or str(path), bare=True)
-    if path.is_dir() and ((path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()):
-        return _counted(name, read_disk_folder(path, split, prefer))
+    try:
+        if path.is_dir():
+            return _folder(path, name, split, prefer)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror}).", "Check its permissions.") from error
     _refuse_split(name, split)
-    return _only_file(path) if path.is_dir() else _file(path, name)
+    return name, _file(path, name)
+
+
+def _folder(path: Path, name: str, split: str | None, prefer: tuple[str, ...]) -> tuple[str, Located]:
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        return name, numbered(read_disk_folder(path, split, prefer))
+    _refuse_split(name, split)
+    return _only_file(path)
 
 
 def _refuse_split(name: str, split: str | None) -> None:
@@ -116,7 +141,7 @@ def _missing(path: Path) -> DataError:
     return DataError(problem, "Give a path that exists, or a hub name as owner/name.")
 
 
-def _only_file(folder: Path) -> Rows:
+def _only_file(folder: Path) -> tuple[str, Located]:
     """The one data file that a folder holds; what else lies there (a README, say) is passed over."""
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         raise DataError(
@@ -125,7 +150,8 @@ def _only_file(folder: Path) -> Rows:
         )
     files = sorted(entry for entry in folder.iterdir() if entry.is_file() and _kind(entry) is not None)
     if len(files) == 1:
-        return _file(files[0], quoted(files[0].name, bare=True))
+        name = quoted(files[0].name, bare=True)
+        return name, _file(files[0], name)
     name = quoted(folder.name or str(folder))
     if not files:
         raise DataError(f"The folder {name} holds no data file.", UNDERSTOOD)
@@ -143,132 +169,26 @@ def _kind(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
 
 
-def _file(path: Path, name: str) -> Rows:
+def _file(path: Path, name: str) -> Located:
     kind = _kind(path)
     if path.suffix.lower() in REFUSED_SUFFIXES:
         why = f"{name} is not read: files of this kind may run code when loaded, or hold no rows."
         raise DataError(why, UNDERSTOOD)
     if kind is None:
         raise DataError(f"{name} ends in no suffix that is understood.", UNDERSTOOD)
-    if kind == ".parquet":
-        return _counted(name, read_parquet(path, name))
-    content = _content(path, name)
-    if not content.strip():
-        raise DataError(f"{name} is empty.", "Give a data set with at least 20 examples.")
-    if kind == ".csv":
-        return _csv(content, name)
-    return _json(content, name) if kind == ".json" else _jsonl(content, name)
+    require_regular(path, name)
+    return numbered(read_parquet(path, name)) if kind == ".parquet" else file_rows(path, name, kind)
 
 
-def _content(path: Path, name: str) -> bytes:
-    """The bytes of a file, unpacked where it is gzipped, without a byte-order mark."""
-    try:
-        content = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{name} is no complete gzip file.", "Download or compress it again.") from error
-    except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror}).", "Check its permissions.") from error
-    return content.removeprefix(b"\xef\xbb\xbf")
-
-
-def _jsonl(content: bytes, name: str) -> Rows:
-    """One JSON object a line. Lines end at a line feed only: other separators may stand inside strings."""
-    rows, lines = [], []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        value = _parsed(_decoded(line, name, number), name, number)
-        if not isinstance(value, dict):
-            raise MalformedRowError(name, number, f"is {_json_kind(value)}, not a JSON object")
-        rows.append(value)
-        lines.append(number)
-    return Rows(name, tuple(rows), tuple(lines))
-
-
-def _json(content: bytes, name: str) -> Rows:
-    """A list of objects, or an object that holds such a list as ``data`` or ``train``; JSON lines are
-    accepted too."""
-    text = "\n".join(_decoded(line, name, i) for i, line in enumerate(content.split(b"\n"), start=1))
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # a second object: JSON lines under another name
-            return _jsonl(content, name)
-        raise MalformedRowError(name, error.lineno, f"is not valid JSON ({error.msg})") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not JSON that can be read.", "Save it again as JSON lines.") from error
-    if isinstance(value, dict):
-        inner = value.get("data", value.get("train"))
-        value = inner if isinstance(inner, list) else [value]
-    if not isinstance(value, list):
-        raise DataError(f"{name} holds {_json_kind(value)}.", "Save the rows as a list of JSON objects.")
-    return _counted(name, value)
-
-
-def _csv(content: bytes, name: str) -> Rows:
-    """A header and rows, separated by commas."""
-    text = "\n".join(_decoded(line, name, i) for i, line in enumerate(content.split(b"\n"), start=1))
-    rows: list[dict[str, Any]] = []
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        for number, row in enumerate(reader, start=1):
-            if None in row:
-                raise MalformedRowError(name, number, "has more fields than the header (counted in rows)")
-            if None in row.values():
-                raise MalformedRowError(name, number, "has fewer fields than the header (counted in rows)")
-            rows.append(row)
-    except csv.Error as error:
-        where = f"{name} is no CSV from line {reader.line_num} on"
-        raise DataError(f"{where} ({error}).", "Save the rows as JSON lines instead.") from error
-    return _counted(name, rows)
-
-
-def _decoded(line: bytes, name: str, number: int) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        why = f"is not UTF-8 (byte {error.start + 1} of the line)"
-        raise MalformedRowError(name, number, why) from error
-
-
-def _parsed(text: str, name: str, number: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        why = f"is not valid JSON ({error.msg} at character {error.pos + 1})"
-        raise MalformedRowError(name, number, why) from error
-    except (ValueError, RecursionError) as error:
-        why = "is not JSON that can be read (too deep, or too long a number)"
-        raise MalformedRowError(name, number, why) from error
-
-
-def _json_kind(value: object) -> str:
-    if value is None:
-        return "null"
-    kinds = {bool: "a truth value", int: "a number", float: "a number", str: "a string", list: "a list"}
-    return kinds.get(type(value), "no JSON value")
-
-
-def _loaded(source: object, split: str | None, prefer: tuple[str, ...]) -> Rows:
-    name = "rows in memory"
+def _loaded(source: object, split: str | None, prefer: tuple[str, ...]) -> Iterable[Any]:
     rows = column_rows(source, split, prefer)
     if rows is not None:
-        return _counted(name, rows)
+        return rows
     if isinstance(source, Mapping):
         mend = "Give a list with one mapping a row, or `datasets.Dataset.from_dict(...)` of it."
         raise DataError("The data is one mapping, not rows.", mend)
     if not isinstance(source, Iterable) or isinstance(source, (bytes, bytearray)):
         mend = "Give a path, a hub name, a list of mappings, a datasets.Dataset or a pandas DataFrame."
         raise DataError(f"Data of type {type(source).__name__} is not understood.", mend)
-    _refuse_split(name, split)
-    return _counted(name, source)
-
-
-def _counted(name: str, values: Iterable[Any]) -> Rows:
-    rows = tuple(values)
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
-            raise MalformedRowError(name, number, "is no mapping from column to value (counted in rows)")
-    return Rows(name, rows, tuple(range(1, len(rows) + 1)))
+    _refuse_split("rows in memory", split)
+    return source

@@ -44,6 +44,22 @@ def rendered(
         raise DataError(problem, "Mend the row, or use another model's tokenizer.") from error
 
 
+def encoding(tokenizer: Any, texts: Sequence[str], *, special: bool) -> Any:
+    """What ``tokenizer`` makes of ``texts``, as transformers returns it. ``special``: with the tokens that it adds itself; templates write
+    their own. Raises DataError where it fails, as one with damaged settings does."""
+    try:
+        # verbose: a text beyond the tokenizer's own maximum is no news; it is cut to the recipe's.
+        return tokenizer(text=texts, add_special_tokens=special, return_attention_mask=False, verbose=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # what the settings of a tokenizer can break is nowhere listed
+        why = cleaned(f"{type(error).__name__}: {error}", 160)
+        raise DataError(
+            f"The tokenizer cannot read the rows ({why}).",
+            "Download its files again, or use another model's.",
+        ) from error
+
+
 def assistant_encodings(
     conversations: Sequence[Conversation], tokenizer: Any, size: int
 ) -> Iterator[tuple[list[int], list[bool]]]:
@@ -71,7 +87,7 @@ def assistant_encodings(
         spans.append(found)
     for start in range(0, len(texts), size):
         part = texts[start : start + size]
-        encoded = tokenizer(text=part, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        encoded = encoding(tokenizer, part, special=False)
         for i, ids in enumerate(encoded["input_ids"]):
             yield ids, _mask(encoded, i, len(ids), spans[start + i])
 

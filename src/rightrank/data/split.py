@@ -95,20 +95,41 @@ def split_with_eval(train: Sequence[Prompt], held_out: Sequence[Prompt], *, seed
     occur = f"{removed} more {'occurs' if removed == 1 else 'occur'} in the held-out data"
     _require_enough(len(kept), left, f" to train on ({occur})" if removed else "")
     rng = np.random.default_rng(seed)
-    half = len(held_out) // 2
-    deciding = set(_drawn(groups, [half], rng)[0])
-    decide = [i for i in range(len(held_out)) if groups.of_N[i] in deciding]
-    score = [i for i in range(len(held_out)) if groups.of_N[i] not in deciding]
+    decide, score, more = _halves(len(held_out), groups, rng)
     most = HELD_OUT_MOST // 2
-    if len(held_out) > HELD_OUT_MOST:
-        notes += (f"Of {len(held_out)} held-out rows at most {HELD_OUT_MOST} are used, drawn at random.",)
     return Split(
         _shuffled(kept, rng),
         _shuffled(decide, rng)[:most],
         _shuffled(score, rng)[:most],
         removed,
-        notes + overlap_notes,
+        notes + more + overlap_notes,
     )
+
+
+def split_held_out(held_out: Sequence[Prompt], *, seed: int) -> Split:
+    """Examples that none was trained on: half decide, half score, by groups; none trains.
+
+    Raises TooFewExamplesError as ``split_by_prompt`` does.
+    """
+    groups, notes = prompt_groups(held_out)
+    _require_enough(len(held_out), groups)
+    rng = np.random.default_rng(seed)
+    decide, score, more = _halves(len(held_out), groups, rng)
+    most = HELD_OUT_MOST // 2
+    return Split((), _shuffled(decide, rng)[:most], _shuffled(score, rng)[:most], notes=notes + more)
+
+
+def _halves(
+    count: int, groups: Groups, rng: np.random.Generator
+) -> tuple[list[int], list[int], tuple[str, ...]]:
+    """Indices of the rows that decide and of those that score, in order, and a note where not all are used."""
+    deciding = set(_drawn(groups, [count // 2], rng)[0])
+    decide = [i for i in range(count) if groups.of_N[i] in deciding]
+    score = [i for i in range(count) if groups.of_N[i] not in deciding]
+    notes: tuple[str, ...] = ()
+    if count > HELD_OUT_MOST:
+        notes = (f"Of {count} held-out rows at most {HELD_OUT_MOST} are used, drawn at random.",)
+    return decide, score, notes
 
 
 def prompt_groups(prompts: Sequence[Prompt]) -> tuple[Groups, tuple[str, ...]]:

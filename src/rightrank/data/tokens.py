@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rightrank.data.near import normalised
-from rightrank.data.spans import assistant_encodings, rendered
+from rightrank.data.spans import assistant_encodings, encoding, rendered
 from rightrank.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rightrank.data.formats import Conversation
     from rightrank.recipe import Recipe
 
+LARGEST_TOKEN = 2**31 - 1
 BATCH = 1_000
 """Conversations templated and tokenized at a time: enough to keep the tokenizer's threads busy."""
 
@@ -179,9 +180,11 @@ def _ended(text: str, tokenizer: Any) -> str:
 def _ids(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
     """Token ids of each text. ``special``: with the tokens that the tokenizer adds itself; templates write
     their own."""
-    # verbose: a text beyond the tokenizer's own maximum is no news; it is cut to the recipe's.
-    encoded = tokenizer(text=texts, add_special_tokens=special, return_attention_mask=False, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
+    ids: list[list[int]] = encoding(tokenizer, texts, special=special)["input_ids"]
+    highest = max((max(row) for row in ids if row), default=0)
+    if highest > LARGEST_TOKEN:
+        problem = f"The tokenizer gives a token the number {highest:,}, which no model has."
+        raise DataError(problem, "Download its files again, or use another model's.")
     return ids
 
 
