@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rightrank.data.wording import cleaned
+from rightrank.durable import DRAFT, DamagedError, file_digest, read_json, synchronise, write_json
 from rightrank.errors import ConfigurationError, ResourceError
+from rightrank.run_lock import in_use, locked, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rightrank.probe.loss_table import LossTable
     from rightrank.probe.plan import Plan
@@ -32,6 +34,14 @@ PLANNED = (
 )
 """What of a plan measurements depend on. A resumed run takes it from its first part, since a plan follows from speeds that are
 measured anew each time."""
+WEIGHTS = "adapter_model.safetensors"
+FOLDERS = ("packs", "adapters", "adapter", "finished_adapter", "trl_rows", "chat_rows")
+SUFFIXES = (".json", ".html", ".yml", ".yaml", ".toml", ".sh", ".py", ".lock", DRAFT)
+"""What we write into a run directory, besides those folders."""
+LABEL = "rightrank.json"
+"""Beside a kept adapter: which configuration it is, of which run, and its checksums."""
+FORESEEN = ("budget_seconds", "planned_seconds", "run_seconds", "all_rows_seconds")
+"""What of a plan was said beforehand. A resumed run stands by it; only a budget that is given anew replaces the first."""
 
 
 def choose_directory(out: str | Path | None, data: object, *, resume: bool) -> Path:
@@ -47,14 +57,31 @@ def choose_directory(out: str | Path | None, data: object, *, resume: bool) -> P
             )
         return _new_directory(data)
     folder = Path(out).expanduser()
+    refuse_links(folder)
+    if (holder := in_use(folder)) is not None:
+        raise taken(folder, holder)
     if not resume and (folder / "run.json").exists():
-        raise ConfigurationError(
-            f"{folder} holds a run already.", "Add --resume to go on with it, or name another --out."
-        )
+        raise _holds_a_run(folder)
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ResourceError(f"Nothing can be written to {folder}.", "Name another folder with --out.")
     return folder
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise ResourceError where a symbolic link stands in the place of something that we write: it would land elsewhere.
+
+    ``folder`` may itself be a link, and may hold links that are none of ours.
+    """
+    ours = [folder / name for name in FOLDERS]
+    inside = [path for one in ours if one.is_dir() and not one.is_symlink() for path in one.rglob("*")]
+    beside = [path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}")]
+    link = next((path for path in (*ours, *inside, *beside) if path.is_symlink()), None)
+    if link is not None:
+        raise ResourceError(
+            f"{folder} holds a symbolic link ({cleaned(link.name)}), through which files elsewhere would be written.",
+            "Delete the link, or name another folder.",
+        )
 
 
 def _new_directory(data: object) -> Path:
@@ -68,22 +95,76 @@ def _new_directory(data: object) -> Path:
     return folder
 
 
-def continued(plan: Plan, directory: Path, candidates: Sequence[int]) -> Plan:
-    """``plan`` with the sizes of the run that ``directory`` holds; as it is where there is none, or one of other candidate ranks."""
+def continued(plan: Plan, directory: Path, candidates: Sequence[int], *, new_budget: bool = False) -> Plan:
+    """``plan`` with the sizes of the run that ``directory`` holds; as it is where there is none, or one of other candidate ranks.
+
+    ``new_budget``: a budget is given with --resume, and replaces the one that the run began with.
+    """
+    from rightrank.probe.loss_table import run_record
+
+    record = run_record(directory)
     try:
-        run = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        found = run["plan"]
+        if record is None or record["settings"].get("ranks") != list(candidates):
+            return plan
+        found = record["settings"]["plan"]
         kept: dict[str, Any] = {
             name: tuple(v) if isinstance(v := found[name], list) else v for name in PLANNED
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return plan  # LossTable says what is wrong with it
-    return replace(plan, **kept) if run.get("ranks") == list(candidates) else plan
+    said = record["about"].get("foreseen", {})
+    kept |= {
+        name: said[name]
+        for name in FORESEEN
+        if name in said and not (new_budget and name == "budget_seconds")
+    }
+    return replace(plan, **kept)
 
 
 def planned(plan: Plan) -> dict[str, Any]:
-    """What of ``plan`` is kept for ``continued``."""
+    """What of ``plan`` is kept for ``continued``, and must stay."""
     return {name: getattr(plan, name) for name in PLANNED}
+
+
+def foreseen(plan: Plan) -> dict[str, float]:
+    """What of ``plan`` is kept for ``continued``, and may change."""
+    return {name: getattr(plan, name) for name in FORESEEN}
+
+
+@contextmanager
+def held(directory: Path, *, named: bool, resume: bool, on_text: Callable[[str], None]) -> Iterator[Path]:
+    """The run directory, made, with the lock of this process on it.
+
+    ``named``: the person chose it; where they did not, a run begun in the same second may have taken it meanwhile, and the next free
+    name is used. Raises ConfigurationError where another process holds it, or has begun a run there that is not to be resumed.
+    """
+    _private_parents(directory)
+    folder, number = directory, 1
+    while not named:
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+            break
+        except FileExistsError:
+            number += 1
+            folder = directory.with_name(f"{directory.name}-{number}")
+    with locked(folder, on_text):
+        if not resume and (folder / "run.json").exists():
+            raise _holds_a_run(folder)
+        yield folder
+
+
+def _private_parents(folder: Path) -> None:
+    """Make what is missing above ``folder``, for its owner alone: even names of runs say something of the data."""
+    with suppress(OSError):  # whoever makes the folder itself says what is wrong
+        for parent in reversed(folder.absolute().parents):
+            if not parent.exists():
+                parent.mkdir(mode=0o700)
+
+
+def _holds_a_run(folder: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{folder} holds a run already.", "Add --resume to go on with it, or name another --out."
+    )
 
 
 @contextmanager
@@ -110,19 +191,77 @@ def _with_place(mend: str, directory: Path, *, named: bool) -> str:
 
 
 def keep_adapter(table: LossTable, answer: Recommendation) -> None:
-    """Keep the chosen configuration's adapter where it was trained on all the data; drop the others once there is an answer."""
-    folder = table.directory / "adapters"
-    if not folder.is_dir():
-        return
+    """Keep the chosen configuration's adapter where it was trained on all the data; drop the others once there is an answer.
+
+    Whatever stops it in between: the kept adapter is whole, and it is the answer's or none.
+    """
+    folder, kept = table.directory / "adapters", table.directory / "adapter"
     choice = answer.choice
     chosen = (choice.rank, choice.alpha, choice.learning_rate, 0)
-    for pack in table.packs:
-        for k, c in enumerate(pack.configurations):
-            trained = folder / f"{pack.number:04d}" / str(k)
-            same = (c.rank, c.alpha, c.learning_rate, c.seed) == chosen
-            if same and trained.is_dir() and pack.examples == answer.data.train:
-                kept = table.directory / "adapter"
-                shutil.rmtree(kept, ignore_errors=True)
-                shutil.copytree(trained, kept)
-    if answer.status != "UNDECIDED" and not answer.provenance.interrupted:
-        shutil.rmtree(folder, ignore_errors=True)
+    found = [
+        (folder / f"{pack.number:04d}" / str(k), pack.number)
+        for pack in table.packs
+        for k, c in enumerate(pack.configurations)
+        if (c.rank, c.alpha, c.learning_rate, c.seed) == chosen and pack.examples == answer.data.train
+    ]
+    there = [(trained, number) for trained, number in found if (trained / WEIGHTS).is_file()]
+    label = {
+        "rank": choice.rank,
+        "alpha": choice.alpha,
+        "learning_rate": choice.learning_rate,
+        "seed": 0,
+        "examples": answer.data.train,
+        "model": answer.model.fingerprint,
+        "data": answer.data.fingerprint,
+        "versions": answer.provenance.versions,
+        "device": answer.cost.device,
+    }
+    if there:
+        trained, number = there[-1]
+        keep_whole(trained, kept, {**label, "pack": number})
+    elif kept.is_dir() and not _is_of(kept, label):
+        shutil.rmtree(kept, ignore_errors=True)  # of an earlier answer
+    if answer.status != "UNDECIDED" and not answer.provenance.interrupted and folder.is_dir():
+        leaving = (
+            table.directory / "adapters.old"
+        )  # a folder half removed must not look like one to take adapters from
+        shutil.rmtree(leaving, ignore_errors=True)
+        folder.replace(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
+
+
+def keep_whole(trained: Path, kept: Path, label: dict[str, Any]) -> None:
+    """Copy ``trained`` to ``kept``, whole or not at all, with a label that says what it is and has its checksums."""
+    draft = kept.with_name(kept.name + DRAFT)
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(trained, draft)
+    sums = {path.name: file_digest(path) for path in sorted(draft.iterdir())}
+    write_json(draft / LABEL, {**label, "sha256": sums})
+    shutil.rmtree(kept, ignore_errors=True)
+    draft.replace(kept)
+    synchronise(kept.parent)
+
+
+def _is_of(kept: Path, label: dict[str, Any]) -> bool:
+    try:
+        found = read_json(kept / LABEL)
+    except (DamagedError, OSError):
+        return False
+    same = ("rank", "alpha", "learning_rate", "seed", "examples", "model", "data")
+    return all(found.get(name) == label[name] for name in same)
+
+
+def damaged_adapter(directory: Path) -> list[str]:
+    """Files of the kept adapter that are not what was written; none where no adapter was kept."""
+    folder = directory / "adapter"
+    try:
+        sums = read_json(folder / LABEL).get("sha256", {})
+    except DamagedError:
+        return [f"adapter/{LABEL}"]
+    except OSError:
+        return []
+    return [
+        f"adapter/{name}"
+        for name, digest in sums.items()
+        if not (folder / name).is_file() or file_digest(folder / name) != digest
+    ]
