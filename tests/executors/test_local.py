@@ -236,3 +236,38 @@ def test_speed_is_measured_with_no_more_adapters_than_fit(monkeypatch):
 def test_padded_rows_give_the_same():
     packed, padded = train(executor_of()), train(executor_of(packed=False))
     np.testing.assert_allclose(padded.loss_KE, packed.loss_KE, rtol=1e-9)
+
+
+def test_looking_at_a_run_changes_nothing_about_it():
+    executor = executor_of()
+    seen = train(executor)
+    unseen = train(executor, Pack(0, 18, CONFIGURATIONS, with_score=False))
+    assert seen.looks is not None
+    assert seen.looks.epochs_L == (1.0,)
+    assert unseen.looks is None
+    assert seen.loss_KE[:, :5].tobytes() == unseen.loss_KE[:, :5].tobytes()
+    assert seen.train_loss_K == unseen.train_loss_K
+
+
+def test_a_look_sees_what_a_run_of_that_length_reaches_where_the_learning_rate_does_not_fall():
+    long = Recipe(epochs=2, batch_size=4, schedule="constant", warmup_ratio=0.0)
+    short = Recipe(epochs=1, batch_size=4, schedule="constant", warmup_ratio=0.0)
+    looked = train(executor_of(recipe=long)).looks
+    reached = train(executor_of(recipe=short))
+    np.testing.assert_allclose(looked.loss_KLX[:, 0], reached.loss_KE[:, :5], rtol=1e-12)
+    assert (looked.train_loss_KL[:, 0] > 0).all()
+
+
+def test_halves_are_looked_at_as_the_whole(monkeypatch):
+    whole = train(executor_of()).looks
+    once = local.LocalExecutor._train_once
+
+    def too_much(self, part):
+        if len(part.configurations) > 1:
+            raise OUT_OF_MEMORY
+        return once(self, part)
+
+    monkeypatch.setattr(local.LocalExecutor, "_train_once", too_much)
+    parts = train(executor_of()).looks
+    np.testing.assert_allclose(parts.loss_KLX, whole.loss_KLX, rtol=1e-9)
+    np.testing.assert_allclose(parts.train_loss_KL, whole.train_loss_KL, rtol=1e-9)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.probe.loss_table import Configuration, LossTable, Pack, PackResult
+from rightrank.probe.pack import packed
 
 SETTINGS = {"model": "abc", "recipe": {"epochs": 3.0, "adam_betas": (0.9, 0.999)}, "held_out": [3, 2]}
+ABOUT = {"device": "CPU, 1 thread", "versions": {"torch": "2"}, "request": {"model": "m"}}
 E = 5
 
 
@@ -41,7 +44,7 @@ def same(a, b):
 
 
 def fill(directory, packs=3):
-    table = LossTable(directory, SETTINGS)
+    table = LossTable(directory, SETTINGS, ABOUT)
     table.set_base(result_of(99, 1))
     for number in range(packs):
         table.begin(pack_of(number))
@@ -143,11 +146,23 @@ def test_an_unfinished_pack_is_found(tmp_path):
     assert read.unfinished == [pack_of(2)]
 
 
+def test_a_stage_that_was_not_wholly_written_down_was_never_begun(tmp_path):
+    """Killed in between, half of it would be trained, and what follows planned from that half."""
+    table = fill(tmp_path, 1)
+    table.begin(pack_of(1), until=3)
+    table.begin(pack_of(2), until=3)
+    assert (LossTable(tmp_path, SETTINGS).unfinished, LossTable(tmp_path, SETTINGS).next_number) == ([], 1)
+    table.begin(pack_of(3), until=3)
+    read = LossTable(tmp_path, SETTINGS)
+    assert (read.unfinished, read.next_number) == ([pack_of(1), pack_of(2), pack_of(3)], 4)
+
+
 def test_an_unreadable_plan_alone_is_nothing_to_go_on_with(tmp_path):
     fill(tmp_path, 1)
     (tmp_path / "packs" / "0001.json").write_text("{")
     table = LossTable(tmp_path, SETTINGS)
     assert (table.unfinished, table.next_number) == ([], 2)
+    assert table.damaged == ["0001.json: the file is not what was written"]
 
 
 def test_a_pack_trained_again_takes_its_old_place(tmp_path):
@@ -177,12 +192,74 @@ def test_another_runs_settings_are_refused_by_name(tmp_path, changes, words):
     assert numbers(LossTable(tmp_path, SETTINGS)) == [0], "nothing was changed"
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"model": "ab'])
-def test_a_damaged_run_file_is_refused(tmp_path, content):
+@pytest.mark.parametrize("content", ["", "[1]", '{"model": "ab', '{"model": "abc", "checksum": "0"}', None])
+def test_a_damaged_run_file_is_written_again_from_the_measurements(tmp_path, content):
+    """Each of them says which run it belongs to; so another run's settings are refused all the same."""
     fill(tmp_path, 1)
-    (tmp_path / "run.json").write_text(content)
-    with pytest.raises(ConfigurationError):
-        LossTable(tmp_path, SETTINGS)
+    path = tmp_path / "run.json"
+    whole = path.read_bytes()
+    path.write_text(content) if content is not None else path.unlink()
+    with pytest.raises(ConfigurationError, match="another run: model differs"):
+        LossTable(tmp_path, {**SETTINGS, "model": "xyz"})
+    looked = LossTable.opened(tmp_path)
+    assert numbers(looked) == [0] and looked.about == ABOUT
+    assert not path.exists() or path.read_bytes() != whole
+    table = LossTable(tmp_path, SETTINGS, {"device": "another"})
+    assert numbers(table) == [0] and path.read_bytes() == whole
+    assert table.mended == ["run.json was damaged or missing and was written again."]
+    assert LossTable(tmp_path, SETTINGS).mended == []
+
+
+def test_a_run_file_damaged_before_anything_was_measured_costs_nothing(tmp_path):
+    LossTable(tmp_path, SETTINGS)
+    (tmp_path / "run.json").write_text("{")
+    assert LossTable(tmp_path, SETTINGS).mended
+    assert LossTable(tmp_path, SETTINGS).mended == []
+
+
+def test_what_does_not_say_its_run_is_not_taken_into_another(tmp_path):
+    """Results of before 0.2 rely on run.json; those of now are known as another run's whatever lies beside them."""
+    fill(tmp_path / "old", 1)
+    path = tmp_path / "old" / "packs" / "0000.safetensors"
+    path.write_bytes(packed(result_of(0), {"pack": asdict(pack_of(0))}))
+    assert numbers(LossTable(tmp_path / "old", SETTINGS)) == [0]
+    (tmp_path / "old" / "packs" / "base.safetensors").unlink()
+    (tmp_path / "old" / "run.json").unlink()
+    table = LossTable(tmp_path / "old", SETTINGS)
+    assert numbers(table) == []
+    assert table.damaged == ["0000.safetensors: the file does not say which run it belongs to"]
+    fill(tmp_path / "new", 2)
+    other = LossTable(tmp_path / "other", {**SETTINGS, "seed": 5})
+    other.finish(pack_of(1), result_of(1))
+    (tmp_path / "other/packs/0001.safetensors").replace(tmp_path / "new/packs/0001.safetensors")
+    table = LossTable(tmp_path / "new", {**SETTINGS})
+    assert numbers(table) == [0, 1], "a setting that nobody asks for does not part runs"
+    fill(tmp_path / "third", 1)
+    other = LossTable(tmp_path / "fourth", {**SETTINGS, "model": "xyz"})
+    other.finish(pack_of(0), result_of(0))
+    (tmp_path / "fourth/packs/0000.safetensors").replace(tmp_path / "third/packs/0000.safetensors")
+    table = LossTable(tmp_path / "third", SETTINGS)
+    assert (numbers(table), table.damaged) == ([], ["0000.safetensors: the file belongs to another run"])
+
+
+def test_every_result_says_on_what_it_was_measured(tmp_path):
+    fill(tmp_path, 1)
+    table = LossTable(tmp_path, SETTINGS, {"device": "another", "versions": {"torch": "3"}})
+    table.finish(pack_of(1), result_of(1))
+    table = LossTable.opened(tmp_path)
+    assert table.origins == [ABOUT, {"device": "another", "versions": {"torch": "3"}}]
+    assert table.about == ABOUT and table.settings == json.loads(json.dumps(SETTINGS))
+    assert table.seconds == pytest.approx(3 / 3)
+
+
+def test_to_look_is_to_write_nothing(tmp_path):
+    fill(tmp_path, 1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    LossTable.opened(tmp_path)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(ConfigurationError, match="holds no run"):
+        LossTable.opened(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
@@ -203,6 +280,23 @@ def test_a_full_disk_loses_nothing_before_it(tmp_path, monkeypatch, where):
     read = LossTable(tmp_path, SETTINGS)
     assert (numbers(read), read.damaged, read.unfinished) == ([0, 1], [], [pack_of(2)])
     assert not list(tmp_path.glob("packs/*.part"))
+
+
+def test_ctrl_c_while_a_result_is_written_keeps_it(tmp_path, monkeypatch):
+    table = fill(tmp_path, 2)
+    real, calls = os.fsync, []
+
+    def stop(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", stop)
+        with pytest.raises(KeyboardInterrupt):
+            table.finish(pack_of(2), result_of(2))
+    assert numbers(table) == numbers(LossTable(tmp_path, SETTINGS)) == [0, 1, 2]
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
@@ -235,10 +329,8 @@ def test_evidence_lines_up_with_what_was_trained(tmp_path):
 
 
 def test_tables_that_name_their_packs_in_the_plan_alone_are_read(tmp_path):
-    from rightrank.probe import loss_table
-
     fill(tmp_path, 1)
-    (tmp_path / "packs" / "0000.safetensors").write_bytes(loss_table._packed(result_of(0)))
+    (tmp_path / "packs" / "0000.safetensors").write_bytes(packed(result_of(0), {}))
     table = LossTable(tmp_path, SETTINGS)
     assert table.packs == [pack_of(0)]
     assert same(table.results[0], result_of(0))

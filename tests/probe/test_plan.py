@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -216,3 +217,30 @@ def test_more_held_out_rows_resolve_more():
     assert small.score < large.score
     assert large.resolvable_percent < small.resolvable_percent
     assert large.resolvable_percent == pytest.approx(1.96 * 0.75 * (300 / large.score) ** 0.5)
+
+
+@given(st.integers(200, 10**7), st.integers(20, 200_000), speeds, st.floats(0.5, 600))
+def test_of_a_sampled_data_set_no_run_is_longer_than_the_sample(examples, at_hand, speed, minutes):
+    """What a run costs is still the price of all rows."""
+    whole = job_of(examples)
+    job = replace(whole, at_hand=at_hand)
+    try:
+        plan = make_plan(job, speed, (4, 8, 16, 32, 64, 128), minutes * 60)
+    except BudgetError:
+        return
+    assert plan.final_examples <= job.most == min(at_hand, examples)
+    assert plan.run_seconds == pytest.approx(run_seconds(whole, speed, 32, examples))
+    assert plan.most == (job.most if at_hand < examples else None)
+    assert not (
+        plan.final_examples == job.most < examples and "on all;" in " ".join(plan_lines(plan, job, 1, 2))
+    )
+
+
+def test_a_sample_is_not_promised_to_be_all_rows():
+    job = replace(job_of(5_000_000), at_hand=198_000)
+    plan = make_plan(job, SPEED, (4, 8, 16), 10**7)
+    words = " ".join(plan_lines(plan, job, 1, 2))
+    assert plan.final_examples == 198_000
+    assert (
+        "on 198,000 of 5,000,000;" in words and "extrapolated" in words and "A larger --budget" not in words
+    )

@@ -72,11 +72,15 @@ JOB = Job(
 WORLD = World(curvature=0.5)
 
 
-def probe_of(directory, executor, *, plan=None, budget=1e9, speed=SPEED, yours=None, heard=None):
+def probe_of(
+    directory, executor, *, plan=None, budget=1e9, speed=SPEED, yours=None, heard=None, keeps_adapters=False
+):
     table = LossTable(directory, {})
     if table.base is None:
         table.set_base(executor.evaluate_base())
-    subject = Subject(JOB, TOKENS_E, SCORES_E, FREQUENCY_E, 1e-3, 128, 1, yours, seed=0)
+    subject = Subject(
+        JOB, TOKENS_E, SCORES_E, FREQUENCY_E, 1e-3, 128, 1, yours, seed=0, keeps_adapters=keeps_adapters
+    )
     return Probe(
         subject,
         plan or plan_of("plain"),
@@ -237,6 +241,28 @@ def test_adapters_are_kept_where_all_rows_were_trained_on(tmp_path, clock):
     for pack in executor.trained:
         wanted = tmp_path / "adapters" / f"{pack.number:04d}" if pack.examples == 1600 else None
         assert executor.exports[pack.number] == wanted
+
+
+def test_adapters_of_the_last_size_are_kept_where_they_are_wanted(tmp_path, clock):
+    executor = Executor(WORLD, clock)
+    probe_of(tmp_path, executor, plan=plan_of("plain", final=800), keeps_adapters=True).run()
+    assert {pack.examples for pack in executor.trained} == {400, 800}
+    for pack in executor.trained:
+        wanted = tmp_path / "adapters" / f"{pack.number:04d}" if pack.examples == 800 else None
+        assert executor.exports[pack.number] == wanted
+
+
+def test_every_result_is_heard_once_in_order_and_after_it_is_on_disk(tmp_path, clock):
+    executor, heard = Executor(WORLD, clock), []
+    probe = probe_of(tmp_path, executor)
+
+    def hear(pack, result):
+        assert (tmp_path / "packs" / f"{pack.number:04d}.safetensors").exists()
+        heard.append((pack, result.loss_KE.shape[0]))
+
+    probe.on_result = hear
+    probe.run()
+    assert heard == [(pack, len(pack.configurations)) for pack in executor.trained]
 
 
 def test_progress_never_goes_back(tmp_path, clock):

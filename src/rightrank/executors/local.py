@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +15,19 @@ import torch
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.evaluate import evaluate
 from rightrank.bank.forward import Forward
-from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, make_packs
+from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, peak_gib_so_far
 from rightrank.bank.peft_format import export_adapter
 from rightrank.bank.step import gradients, train
-from rightrank.bank.targets import find_targets
 from rightrank.errors import ResourceError
+from rightrank.executors.grouping import groups, spec_of
+from rightrank.executors.looking import Looking
+from rightrank.executors.survey import device_words
+from rightrank.probe.looks import Looks, look_rows, look_steps
 from rightrank.probe.loss_table import Configuration, PackResult
 from rightrank.probe.plan import Speed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rightrank.bank.base_model import BaseModel
@@ -40,6 +46,30 @@ TRAIN_SHARE = 0.9
 """Of a pack's progress bar; the rest is evaluation."""
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Configurations of a pack that train at once: all of them, or, where these did not fit, fewer."""
+
+    pack: Pack
+    configurations: tuple[Configuration, ...]
+    first: int
+    """Place of the first of them in the pack."""
+    export_to: Path | None
+    on_step: Callable[[float], None]
+
+    def halves(self) -> tuple[_Part, _Part]:
+        half = len(self.configurations) // 2
+        return (
+            replace(self, configurations=self.configurations[:half], on_step=lambda s: self.on_step(s / 2)),
+            replace(
+                self,
+                configurations=self.configurations[half:],
+                first=self.first + half,
+                on_step=lambda s: self.on_step(0.5 + s / 2),
+            ),
+        )
+
+
 class LocalExecutor:
     """Trains and evaluates packs of adapters over ``base``."""
 
@@ -53,16 +83,11 @@ class LocalExecutor:
         packed: bool,
         base_name: str | None = None,
     ) -> None:
-        self.base, self.memory, self.train_examples, self.recipe, self.packed = (
-            base,
-            memory,
-            train_examples,
-            recipe,
-            packed,
-        )
+        self.base, self.memory = base, memory
+        self.train_examples, self.recipe, self.packed = train_examples, recipe, packed
         self.base_name = base_name or base.name
         """How exported adapters name their base."""
-        self.targets = find_targets(base.model)
+        self.targets = base.targets
         self.decide: Sequence[TokenizedExample] = ()
         self.score: Sequence[TokenizedExample] = ()
         self.notes: list[str] = []
@@ -76,15 +101,27 @@ class LocalExecutor:
 
     def fit_together(self, configurations: Sequence[Configuration]) -> list[list[Configuration]]:
         """Groups that fit into memory together."""
-        packs = make_packs(
-            [_spec(c) for c in configurations],
+        return groups(
+            configurations,
             self.targets,
             self.memory,
-            available=available_bytes(self.base.device),
+            available=self.available_bytes(),
             longest=self._longest,
             most=self._together,
         )
-        return [[configurations[i] for i in pack] for pack in packs]
+
+    def available_bytes(self) -> float:
+        """Memory of the device that may be used now."""
+        return available_bytes(self.base.device)
+
+    def peak_gib(self) -> float:
+        """Most memory held so far."""
+        return peak_gib_so_far(self.base.device)
+
+    @property
+    def device_words(self) -> str:
+        """What trains here, as people call it."""
+        return device_words(self.base.device)
 
     @property
     def _together(self) -> int:
@@ -104,43 +141,20 @@ class LocalExecutor:
 
     def train(self, pack: Pack, *, export_to: Path | None, on_step: Callable[[float], None]) -> PackResult:
         """Train a pack by the whole recipe and evaluate it; where memory runs out after all, in halves."""
-        try:
-            return self._train(pack, pack.configurations, export_to, on_step, first=0)
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            raise ResourceError(
-                "Memory ran out even with one adapter and one example at a time.",
-                "Use a smaller --max-length or --max-rank, or a quantised model; what was measured is kept for --resume.",
-            ) from error
-        except RuntimeError as error:
-            if "alloc" in str(error) and "memory" in str(error):
-                raise ResourceError(
-                    "Memory ran out.",
-                    "Close other programs or use a smaller --max-length; what was measured is kept for --resume.",
-                ) from error
-            raise
+        with _explaining_memory():
+            return self._train(_Part(pack, pack.configurations, 0, export_to, on_step))
 
-    def _train(
-        self,
-        pack: Pack,
-        configurations: Sequence[Configuration],
-        export_to: Path | None,
-        on_step: Callable[[float], None],
-        first: int,
-    ) -> PackResult:
+    def _train(self, part: _Part) -> PackResult:
         try:
-            return self._train_once(pack, configurations, export_to, on_step, first)
+            return self._train_once(part)
         except torch.cuda.OutOfMemoryError:
-            if len(configurations) == 1:
+            if len(part.configurations) == 1:
                 raise
         torch.cuda.empty_cache()
-        half = len(configurations) // 2
         self.notes.append(
-            f"{len(configurations)} adapters did not fit into the GPU's memory together and were trained in halves."
+            f"{len(part.configurations)} adapters did not fit into the GPU's memory together and were trained in halves."
         )
-        top = self._train(pack, configurations[:half], export_to, lambda share: on_step(share / 2), first)
-        rest = self._train(
-            pack, configurations[half:], export_to, lambda share: on_step(0.5 + share / 2), first + half
-        )
+        top, rest = (self._train(half) for half in part.halves())
         return PackResult(
             np.concatenate([top.loss_KE, rest.loss_KE]),
             np.concatenate([top.right_KE, rest.right_KE]),
@@ -148,46 +162,49 @@ class LocalExecutor:
             top.steps,
             top.train_tokens,
             top.seconds + rest.seconds,
+            Looks.joined([top.looks, rest.looks]),
         )
 
-    def _train_once(
-        self,
-        pack: Pack,
-        configurations: Sequence[Configuration],
-        export_to: Path | None,
-        on_step: Callable[[float], None],
-        first: int,
-    ) -> PackResult:
+    def _train_once(self, part: _Part) -> PackResult:
         started = time.monotonic()
-        bank = self._bank(configurations)
-        seed = configurations[0].seed
+        pack = part.pack
+        bank = self._bank(part.configurations)
         judges = [*self.decide, *(self.score if pack.with_score else ())]
-        capacity = self._capacity(sum(master.numel() for master in bank.masters), len(configurations))
+        capacity = self._capacity(sum(master.numel() for master in bank.masters), len(part.configurations))
         with Forward(self.base, bank, packed=self.packed, dropout=self.recipe.dropout) as forward:
+            looking = Looking(forward, self.decide[: look_rows(len(self.decide))], capacity)
             trained = train(
                 forward,
                 bank,
                 self.train_examples[: pack.examples],
                 self.recipe,
-                seed=seed,
+                seed=part.configurations[0].seed,
                 capacity=capacity,
-                on_step=lambda done, steps: on_step(TRAIN_SHARE * done / steps),
+                on_step=lambda done, steps: part.on_step(TRAIN_SHARE * done / steps),
+                look_after=look_steps(self.recipe, pack.examples) if pack.with_score else (),
+                on_look=looking.look,
             )
             held_out = evaluate(forward, judges, capacity=capacity)
-        on_step(1.0)
-        if export_to is not None:
-            self._export(bank, export_to, first)
+        part.on_step(1.0)
+        if part.export_to is not None:
+            self._export(bank, part.export_to, part.first)
         loss_KE, right_KE = _padded(held_out.loss_KE, held_out.right_KE, len(self.decide) + len(self.score))
         # The last update may have been the one that diverged: only the evaluation tells.
         lost_K = np.array(trained.diverged_K) | ~np.isfinite(held_out.loss_KE).all(1)
         loss_KE[lost_K, : len(judges)] = np.inf
         right_KE[lost_K, : len(judges)] = 0
         return PackResult(
-            loss_KE, right_KE, trained.train_loss_K, trained.steps, trained.tokens, time.monotonic() - started
+            loss_KE,
+            right_KE,
+            trained.train_loss_K,
+            trained.steps,
+            trained.tokens,
+            time.monotonic() - started,
+            looking.looks(math.ceil(pack.examples / self.recipe.batch_size)),
         )
 
     def _bank(self, configurations: Sequence[Configuration]) -> AdapterBank:
-        specs = [_spec(c) for c in configurations]
+        specs = [spec_of(c) for c in configurations]
         return AdapterBank(self.targets, specs, device=self.base.device, dtype=self.base.dtype)
 
     def _capacity(self, parameters: int, adapters: int) -> int:
@@ -264,10 +281,23 @@ class LocalExecutor:
         return time.perf_counter()
 
 
-def _spec(configuration: Configuration) -> AdapterSpec:
-    return AdapterSpec(
-        configuration.rank, configuration.alpha, configuration.learning_rate, configuration.seed
-    )
+@contextmanager
+def _explaining_memory() -> Iterator[None]:
+    """Where not even one adapter at a time fits: one sentence and its mend."""
+    try:
+        yield
+    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        raise ResourceError(
+            "Memory ran out even with one adapter and one example at a time.",
+            "Use a smaller --max-length or --max-rank, or a quantised model; what was measured is kept for --resume.",
+        ) from error
+    except RuntimeError as error:
+        if "alloc" in str(error) and "memory" in str(error):
+            raise ResourceError(
+                "Memory ran out.",
+                "Close other programs or use a smaller --max-length; what was measured is kept for --resume.",
+            ) from error
+        raise
 
 
 def _padded(loss_KE: np.ndarray, right_KE: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,23 +2,24 @@
 
 A run directory holds ``run.json`` (what is being measured, so that only like is resumed with like) and, for every pack of
 configurations trained together, ``packs/NNNN.json`` written before training and ``packs/NNNN.safetensors`` written after it, each
-whole or not at all. A result says itself what was trained, under one checksum with the losses; the plan is for resuming only.
-``packs/base.safetensors`` is the untrained model.
+whole or not at all, under a checksum. A result says itself what was trained, in which run, on which device and with which versions;
+the plan is for resuming only. ``packs/base.safetensors`` is the untrained model.
 
 Dimensions: K configurations of a pack, C of all packs, E held-out examples (those that decide first, then those that score).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rightrank.durable import DRAFT, DamagedError, read_json, synchronise, write_json, write_whole
 from rightrank.errors import ConfigurationError, ResourceError
+from rightrank.probe.pack import Configuration, Pack, PackResult, Role, pack_from, packed, unpacked
 from rightrank.stats.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -27,82 +28,95 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float, Int
 
-Role = Literal["learning rate", "rank", "seed", "guide", "yours"]
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """One way to fine-tune: what a person would type into a trainer."""
-
-    rank: int
-    alpha: float
-    learning_rate: float
-    seed: int = 0
-    role: Role = field(default="rank", compare=False)
-
-
-@dataclass(frozen=True)
-class Pack:
-    """Configurations that train together on the first ``examples`` training examples, in the same batches."""
-
-    number: int
-    examples: int
-    configurations: tuple[Configuration, ...]
-    with_score: bool
-    """Whether the held-out examples that only score are evaluated too."""
-
-
-@dataclass(frozen=True)
-class PackResult:
-    """What training and evaluating a pack gave. Diverged configurations carry infinite losses."""
-
-    loss_KE: Float[np.ndarray, "K E"]
-    """Nats summed per held-out example; NaN where not evaluated."""
-    right_KE: Int[np.ndarray, "K E"]
-    """Greedy-right trained tokens; -1 where not evaluated."""
-    train_loss_K: tuple[float | None, ...]
-    steps: int
-    train_tokens: int
-    """Tokens each configuration trained on."""
-    seconds: float
+__all__ = ["Configuration", "LossTable", "Pack", "PackResult", "Role", "run_record"]
 
 
 class LossTable:
     """The measurements of one run directory."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, Any],
+        about: Mapping[str, Any] | None = None,
+        *,
+        look_only: bool = False,
+    ) -> None:
+        """Make the directory, or go on with the run that it holds, which must have the same ``settings``.
+
+        ``about``: how model and data were named, device, versions: kept with everything that is measured, and never compared.
+        ``look_only``: make and write nothing.
+        """
         self.directory = directory
+        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), sort_keys=True))
         self.packs: list[Pack] = []
         self.results: list[PackResult] = []
+        self.origins: list[dict[str, Any]] = []
+        """For each pack, on what it was measured: what ``about`` said then. Empty for tables of before 0.2."""
         self.base: PackResult | None = None
         self.damaged: list[str] = []
+        """Files that were left out, and why."""
+        self.mended: list[str] = []
+        """What was put right, a sentence each."""
+        self._about: dict[str, Any] = json.loads(json.dumps(dict(about or {})))
         self._folder = directory / "packs"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            directory.chmod(0o700)  # adapters and losses per example say something of the data
-        except OSError as error:
-            raise ResourceError(
-                f"Nothing can be written to {directory}.", "Name another folder with --out."
-            ) from error
-        self._check_settings(dict(settings))
+        self._unknown = False
+        """Whether nothing but the files themselves says which run they belong to."""
+        if not look_only:
+            self._make_folders()
+            self._check_settings()
         self._read()
 
-    def _check_settings(self, settings: dict[str, Any]) -> None:
-        path = self.directory / "run.json"
-        wanted = json.loads(json.dumps(settings, sort_keys=True))
-        if not path.exists():
-            _write_whole(path, json.dumps(wanted, indent=1, sort_keys=True).encode())
-            return
+    @classmethod
+    def opened(cls, directory: Path) -> LossTable:
+        """What ``directory`` holds, to look at. Raises ConfigurationError where it holds no run."""
+        record = run_record(directory)
+        if record is None:
+            raise ConfigurationError(f"{directory} holds no run.", "Name the directory of a run.")
+        return cls(directory, record["settings"], record["about"], look_only=True)
+
+    def _make_folders(self) -> None:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{path} is damaged.", "Start anew with another --out.") from error
-        odd = sorted(key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key])
-        if odd:
-            raise ConfigurationError(
-                f"{self.directory} holds another run: {', '.join(odd)} {'differs' if len(odd) == 1 else 'differ'}.",
-                "Resume with the same settings, or name another --out.",
-            )
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            synchronise(self.directory.absolute().parent)
+            self.directory.chmod(0o700)  # adapters and losses per example say something of the data
+            for draft in (*self.directory.glob(f"*{DRAFT}"), *self._folder.glob(f"*{DRAFT}")):
+                if draft.is_file():
+                    draft.unlink()
+        except OSError as error:
+            raise ResourceError(
+                f"Nothing can be written to {self.directory}.", "Name another folder with --out."
+            ) from error
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """How model and data were named, on what the run began."""
+        return dict(self._about)
+
+    @property
+    def seconds(self) -> float:
+        """Time that measuring took, all parts of an interrupted run together."""
+        base = 0.0 if self.base is None else self.base.seconds
+        return base + sum(result.seconds for result in self.results)
+
+    def _check_settings(self) -> None:
+        path, wanted = self.directory / "run.json", self.settings
+        record = run_record(self.directory)
+        self._unknown = record is None
+        if record is not None:
+            found = record["settings"]
+            odd = sorted(key for key in wanted if found.get(key) != wanted[key])
+            if odd:
+                raise ConfigurationError(
+                    f"{self.directory} holds another run: {', '.join(odd)} {'differs' if len(odd) == 1 else 'differ'}.",
+                    "Resume with the same settings, or name another --out.",
+                )
+            if not record["restored"]:
+                return
+        about = self._about if record is None else record["about"]
+        if record is not None or path.exists():
+            self.mended.append(f"{path.name} was damaged or missing and was written again.")
+        write_json(path, {**wanted, "about": about})
 
     def _read(self) -> None:
         base = self._folder / "base.safetensors"
@@ -111,49 +125,75 @@ class LossTable:
         for path in sorted(self._folder.glob("[0-9]*.safetensors")):
             if (found := self._load(path)) is None:
                 continue
-            result, pack = found
+            result, pack, about = found
             # Tables of before 0.1 name what was trained in the plan alone.
             if (pack := pack or _plan_at(path.with_suffix(".json"))) is not None:
-                self._add(pack, result)
+                self._add(pack, result, about)
+        for path in sorted(self._folder.glob("[0-9]*.json")):
+            if not path.with_suffix(".safetensors").exists() and _plan_at(path) is None:
+                self.damaged.append(f"{path.name}: the file is not what was written")
 
-    def _load(self, path: Path) -> tuple[PackResult, Pack | None] | None:
+    def _load(self, path: Path) -> tuple[PackResult, Pack | None, dict[str, Any]] | None:
         try:
-            return _unpack(path.read_bytes())
+            result, facts = unpacked(path.read_bytes())
+            run = facts.get("run")
+            if run is None and self._unknown:
+                raise DamagedError("the file does not say which run it belongs to")
+            if run is not None and any(run.get(key) != self.settings.get(key) for key in self.settings):
+                raise DamagedError("the file belongs to another run")
+            pack = pack_from(facts["pack"]) if facts.get("pack") else None
+            return result, pack, dict(facts.get("about") or {})
         except (ValueError, KeyError, TypeError, OSError) as error:
             self.damaged.append(f"{path.name}: {error}")
             return None
 
-    def _add(self, pack: Pack, result: PackResult) -> None:
+    def _add(self, pack: Pack, result: PackResult, about: dict[str, Any]) -> None:
         place = sum(other.number < pack.number for other in self.packs)
         self.packs.insert(place, pack)
         self.results.insert(place, result)
+        self.origins.insert(place, about)
+
+    def _begun(self) -> dict[int, Path]:
+        """Plans by number. A stage of which not all packs were written down was never begun: it is planned again, and the same."""
+        found = {int(path.stem): path for path in sorted(self._folder.glob("[0-9]*.json"))}
+        return {number: path for number, path in found.items() if _until(path, number) in found}
 
     @property
     def next_number(self) -> int:
         """For a new pack: above all that were begun."""
-        begun = [int(path.stem) for path in self._folder.glob("[0-9]*.json")]
-        return max([*begun, *(pack.number for pack in self.packs)], default=-1) + 1
+        return max([*self._begun(), *(pack.number for pack in self.packs)], default=-1) + 1
 
     @property
     def unfinished(self) -> list[Pack]:
         """Packs that were begun and not finished, or whose result is damaged, in their order: trained first on resuming."""
         finished = {pack.number for pack in self.packs}
-        plans = [path for path in sorted(self._folder.glob("[0-9]*.json")) if int(path.stem) not in finished]
+        plans = [path for number, path in self._begun().items() if number not in finished]
         return [pack for path in plans if (pack := _plan_at(path)) is not None]
 
-    def begin(self, pack: Pack) -> None:
-        """Write down what is to be trained."""
-        _write_whole(self._folder / f"{pack.number:04d}.json", json.dumps(asdict(pack)).encode())
+    def begin(self, pack: Pack, until: int | None = None) -> None:
+        """Write down what is to be trained. ``until``: the last number of its stage, all of which is written before any is trained."""
+        plan = {**asdict(pack), "until": pack.number if until is None else until}
+        write_json(self._folder / f"{pack.number:04d}.json", plan)
 
     def finish(self, pack: Pack, result: PackResult) -> None:
         """Add a pack's results; they are on disk when this returns."""
-        _write_whole(self._folder / f"{pack.number:04d}.safetensors", _packed(result, pack))
-        self._add(pack, result)
+        path, content = self._folder / f"{pack.number:04d}.safetensors", self._packed(result, pack)
+        try:
+            write_whole(path, content)
+        except KeyboardInterrupt:  # it is measured: the answer that follows counts it, and so must the disk
+            write_whole(path, content)
+            self._add(pack, result, self._about)
+            raise
+        self._add(pack, result, self._about)
 
     def set_base(self, result: PackResult) -> None:
         """Keep the untrained model's results."""
-        _write_whole(self._folder / "base.safetensors", _packed(result))
+        write_whole(self._folder / "base.safetensors", self._packed(result, None))
         self.base = result
+
+    def _packed(self, result: PackResult, pack: Pack | None) -> bytes:
+        whose = {"run": self.settings, "about": self._about, "pack": None if pack is None else asdict(pack)}
+        return packed(result, whose)
 
     def configurations(self, examples: int | None = None) -> list[Configuration]:
         """Everything measured so far, or what was measured on ``examples`` training examples."""
@@ -196,74 +236,35 @@ class LossTable:
         )
 
 
+def run_record(directory: Path) -> dict[str, Any] | None:
+    """Which run ``directory`` holds: its ``settings``, what is kept ``about`` it, and whether these are ``restored``.
+
+    They are restored from a measurement, each of which carries them, where ``run.json`` is damaged or missing. None: there is no run.
+    """
+    try:
+        found = read_json(directory / "run.json")
+        about = found.pop("about", {})
+        return {"settings": found, "about": dict(about), "restored": False}
+    except (DamagedError, OSError):
+        pass
+    for path in sorted((directory / "packs").glob("*.safetensors")):
+        with suppress(ValueError, KeyError, TypeError, OSError):
+            _, facts = unpacked(path.read_bytes())
+            return {"settings": dict(facts["run"]), "about": dict(facts["about"]), "restored": True}
+    return None
+
+
+def _until(path: Path, number: int) -> int:
+    """The last number of the stage of a plan; its own where the plan does not say, or cannot be read."""
+    try:
+        return int(read_json(path).get("until", number))
+    except (ValueError, TypeError, OSError):
+        return number
+
+
 def _plan_at(path: Path) -> Pack | None:
     """The pack of a plan; None where it cannot be read."""
     try:
-        return _pack_from(json.loads(path.read_text(encoding="utf-8")))
+        return pack_from(read_json(path))
     except (ValueError, KeyError, TypeError, OSError):
         return None
-
-
-def _pack_from(raw: dict[str, Any]) -> Pack:
-    configurations = tuple(Configuration(**c) for c in raw["configurations"])
-    return Pack(int(raw["number"]), int(raw["examples"]), configurations, bool(raw["with_score"]))
-
-
-def _packed(result: PackResult, pack: Pack | None = None) -> bytes:
-    """The result as safetensors, behind the SHA-256 of what follows. ``pack`` is what was trained."""
-    from safetensors.numpy import save
-
-    facts = {
-        "pack": None if pack is None else asdict(pack),
-        "train_loss": result.train_loss_K,
-        "steps": result.steps,
-        "train_tokens": result.train_tokens,
-        "seconds": result.seconds,
-    }
-    arrays = {
-        "loss": np.ascontiguousarray(result.loss_KE),
-        "right": np.ascontiguousarray(result.right_KE, dtype=np.int64),
-    }
-    body: bytes = save(arrays, metadata={"facts": json.dumps(facts)})
-    return hashlib.sha256(body).digest() + body
-
-
-def _unpack(raw: bytes) -> tuple[PackResult, Pack | None]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    digest, body = raw[:32], raw[32:]
-    if hashlib.sha256(body).digest() != digest:
-        raise ValueError("the file is not what was written")
-    try:
-        arrays = load(body)
-        header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    facts = json.loads(header["__metadata__"]["facts"])
-    result = PackResult(
-        loss_KE=arrays["loss"],
-        right_KE=arrays["right"],
-        train_loss_K=tuple(facts["train_loss"]),
-        steps=int(facts["steps"]),
-        train_tokens=int(facts["train_tokens"]),
-        seconds=float(facts["seconds"]),
-    )
-    return result, _pack_from(facts["pack"]) if facts.get("pack") else None
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write so that the file is there whole or not at all, whatever happens meanwhile."""
-    draft = path.with_name(path.name + ".part")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise ResourceError(
-            f"{path} cannot be written: {error.strerror or 'the disk is full'}.",
-            "Free some space and run the same command with --resume: what was measured is kept.",
-        ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rightrank.errors import BudgetError
+from rightrank.probe.looks import look_rows, look_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +47,9 @@ class Speed:
     step_seconds_per_parameter: float
     evaluate_seconds_per_token: float
     together: int
-    """Adapters that train at once."""
+    """Adapters that train at once on a device."""
+    devices: int = 1
+    """Packs that train side by side, each as fast as alone."""
 
     def slower(self, ratio: float) -> Speed:
         """The same, after learning that things take ``ratio`` times as long as foreseen."""
@@ -71,6 +75,13 @@ class Job:
     score_pool: int
     held_out_tokens: float
     """Mean tokens of a held-out example."""
+    at_hand: int | None = None
+    """Training examples that can be trained on, where they are a sample of a larger data set; None: all."""
+
+    @property
+    def most(self) -> int:
+        """Training examples of the largest run that can be measured."""
+        return self.examples if self.at_hand is None else min(self.at_hand, self.examples)
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,10 @@ class Plan:
     run_seconds: float = 0.0
     """One run of the user's own recipe on all the data, here."""
     all_rows_seconds: float = 0.0
-    """Budget that would pay for every rank on all the data."""
+    """Budget that would pay for every rank on all the data, or on all that can be trained on."""
+    devices: int = 1
+    most: int | None = None
+    """Training examples of the largest run that can be measured, where that is not all the data."""
 
     @property
     def resolvable_percent(self) -> float:
@@ -107,12 +121,26 @@ def run_seconds(job: Job, speed: Speed, rank: int, examples: int) -> float:
 
 
 def train_seconds(job: Job, speed: Speed, ranks: Sequence[int], examples: int) -> float:
-    """Training time of configurations of these ranks, as many at once as go together."""
+    """Training time of configurations of these ranks on one device, as many at once as go together."""
     packs = -(-len(ranks) // speed.together)
     each = len(ranks) * speed.step_seconds + speed.step_seconds_per_parameter * job.parameters_per_rank * sum(
         ranks
     )
     return job.recipe.steps(examples) * (packs * speed.floor_seconds + each)
+
+
+def stage_seconds(job: Job, speed: Speed, ranks: Sequence[int], examples: int, held_out: int) -> float:
+    """Time to train configurations of these ranks and to judge them by ``held_out`` examples, on all devices.
+
+    In packs of equal size, so that all devices have one; each goes to the device that is free first.
+    """
+    most = max(1, min(speed.together, -(-len(ranks) // speed.devices)))
+    busy_seconds = [0.0] * speed.devices
+    for start in range(0, len(ranks), most):
+        pack = ranks[start : start + most]
+        judged = len(pack) * evaluation_seconds(job, speed, held_out)
+        heapq.heapreplace(busy_seconds, busy_seconds[0] + train_seconds(job, speed, pack, examples) + judged)
+    return max(busy_seconds)
 
 
 def evaluation_seconds(job: Job, speed: Speed, examples: int) -> float:
@@ -121,11 +149,11 @@ def evaluation_seconds(job: Job, speed: Speed, examples: int) -> float:
 
 
 def least_examples(job: Job) -> int:
-    """Training examples whose run has ``LEAST_STEPS`` optimiser steps; the full set where that has fewer."""
+    """Training examples whose run has ``LEAST_STEPS`` optimiser steps; all that there are where those have fewer."""
     lowest = max(1, math.floor(LEAST_STEPS * job.recipe.batch_size / job.recipe.epochs))
-    while lowest < job.examples and job.recipe.steps(lowest) < LEAST_STEPS:
+    while lowest < job.most and job.recipe.steps(lowest) < LEAST_STEPS:
         lowest += 1
-    return min(lowest, job.examples)
+    return min(lowest, job.most)
 
 
 def make_plan(
@@ -144,26 +172,33 @@ def make_plan(
     usable = (budget - spent_seconds) * (1 - SLACK)
     drafts = _drafts(job, tuple(sorted(ranks)))
     whole = [
-        _with_held_out(job, speed, d)
-        for d in drafts
-        if d.final_examples == job.examples and d.breadth == "plain"
+        _with_held_out(job, speed, d) for d in drafts if d.final_examples == job.most and d.breadth == "plain"
     ]
     everything = min((_price(job, speed, d) for d in whole), default=0.0) / (1 - SLACK) + spent_seconds
     for draft in drafts:
         sized = _with_held_out(job, speed, replace(draft, budget_seconds=budget, run_seconds=one_run))
         cost = _price(job, speed, sized)
         if cost <= usable:
-            return replace(sized, planned_seconds=cost + spent_seconds, all_rows_seconds=everything)
+            most = None if job.most == job.examples else job.most
+            return replace(
+                sized,
+                planned_seconds=cost + spent_seconds,
+                all_rows_seconds=everything,
+                most=most,
+                devices=speed.devices,
+            )
     cheapest = min(_price(job, speed, _with_held_out(job, speed, draft)) for draft in drafts)
+    least_seconds = 60 * math.ceil((cheapest / (1 - SLACK) + spent_seconds) / 60)
     raise BudgetError(
         f"{budget / 60:.1f} minutes do not pay for a single comparison on this machine.",
-        f"Allow at least {math.ceil((cheapest / (1 - SLACK) + spent_seconds) / 60)} minutes with --budget.",
+        f"Allow at least {least_seconds // 60} minutes with --budget.",
+        least_seconds,
     )
 
 
 def _drafts(job: Job, ranks: tuple[int, ...]) -> list[Plan]:
     """Candidate plans, the most telling first: no extrapolation before breadth, breadth before the longest runs."""
-    least, everything = least_examples(job), job.examples
+    least, everything = least_examples(job), job.most
     sizes = [everything >> k for k in range(24) if k == 0 or everything >> k >= max(8, least)]
     if 2 * least < everything and sizes[-1] > 2 * least:
         sizes.append(2 * least)
@@ -208,6 +243,14 @@ def _with_held_out(job: Job, speed: Speed, plan: Plan) -> Plan:
     return replace(plan, decide=min(job.decide_pool, each), score=min(job.score_pool, each))
 
 
+def judged_rows(job: Job, plan: Plan, examples: int, *, with_score: bool) -> int:
+    """Held-out examples that one run over ``examples`` training examples is judged by, those it is looked at on its way included."""
+    if not with_score:
+        return plan.decide
+    looked_at = len(look_steps(job.recipe, examples)) * look_rows(plan.decide)
+    return plan.decide + plan.score + looked_at
+
+
 def final_ranks(plan: Plan) -> list[int]:
     """Ranks of the runs foreseen on the final size: each rank, its neighbouring learning rates, the guides' settings."""
     middle = plan.ranks[len(plan.ranks) // 2]
@@ -221,26 +264,27 @@ def _price(job: Job, speed: Speed, plan: Plan) -> float:
     scouts = [*plan.scout_ranks] * (5 if plan.breadth == "wide" else 3)
     stages = [
         (scouts, plan.scout_examples, plan.decide),
-        (final_ranks(plan), plan.final_examples, plan.decide + plan.score),
+        (
+            final_ranks(plan),
+            plan.final_examples,
+            judged_rows(job, plan, plan.final_examples, with_score=True),
+        ),
     ]
     if plan.breadth != "lean":
         grown = [max(plan.scout_ranks)] * (0 if plan.breadth == "wide" else 2)
         stages += [(some, plan.scout_examples, plan.decide) for some in (grown, [*plan.scout_ranks]) if some]
     seconds = evaluation_seconds(job, speed, plan.decide + plan.score)
-    for ranks, examples, held_out in stages:
-        seconds += train_seconds(job, speed, ranks, examples) + len(ranks) * evaluation_seconds(
-            job, speed, held_out
-        )
-    return seconds
+    return seconds + sum(stage_seconds(job, speed, *stage) for stage in stages)
 
 
 def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list[str]:
     """The plan in words, for people in a hurry."""
-    runs = plan.planned_seconds / max(1e-9, plan.run_seconds)
+    runs = plan.devices * plan.planned_seconds / max(1e-9, plan.run_seconds)
+    on, of_each = (f" on {plan.devices} devices", " on each") if plan.devices > 1 else ("", "")
     final = "all" if plan.final_examples == job.examples else f"{plan.final_examples:,} of {job.examples:,}"
     lines = [
-        f"Plan: about {plan.planned_seconds / 60:.1f} min of {plan.budget_seconds / 60:.1f} allowed"
-        f" ({runs:.1f} × one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB.",
+        f"Plan: about {plan.planned_seconds / 60:.1f} min of {plan.budget_seconds / 60:.1f} allowed{on}"
+        f" ({runs:.1f} × one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB{of_each}.",
         f"Learning rates on {plan.scout_examples:,} training rows, then ranks {', '.join(map(str, plan.ranks))} on {final};"
         f" {plan.decide} held-out rows choose, {plan.score} others score.",
         f"Differences under about {plan.resolvable_percent:.1f} % of the gain cannot be told apart with {plan.score} rows"
@@ -249,9 +293,9 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
     if plan.starved:
         needed = math.ceil(plan.all_rows_seconds / 60)
         lines.append("Too little time for runs of 50 steps: the answer can only be UNDECIDED.")
-        lines.append(f"--budget {needed} pays for every rank on all your rows.")
+        rows = "all your rows" if plan.most is None else f"the {plan.most:,} training rows drawn at random"
+        lines.append(f"--budget {needed} pays for every rank on {rows}.")
     elif plan.final_examples < job.examples:
-        lines.append(
-            "The step from there to all rows is extrapolated, and the intervals say so. A larger --budget shortens it."
-        )
+        shorter = "" if plan.final_examples == plan.most else " A larger --budget shortens it."
+        lines.append(f"The step from there to all rows is extrapolated, and the intervals say so.{shorter}")
     return lines

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from rightrank.probe.ladder import Stage, next_stage
 from rightrank.probe.loss_table import Configuration, LossTable, Pack, PackResult
-from rightrank.probe.plan import evaluation_seconds, train_seconds
+from rightrank.probe.plan import evaluation_seconds, judged_rows, train_seconds
 from rightrank.stats.decision import decide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -37,6 +37,19 @@ class Executor(Protocol):
         """Train and evaluate a pack; ``on_step`` hears which share of it is done. Exports the adapters where asked to."""
 
 
+@runtime_checkable
+class SideBySide(Protocol):
+    """What an executor of several devices can do besides."""
+
+    def train_each(
+        self,
+        packs: Iterable[tuple[Pack, Path | None]],
+        on_done: Callable[[Pack, PackResult], None],
+        on_tick: Callable[[], None],
+    ) -> None:
+        """Train packs, each with where its adapters go; the next is asked for when a device is free. ``on_tick`` is called meanwhile."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What a probe measures on, as the statistics and the scheduler need it."""
@@ -50,6 +63,8 @@ class Subject:
     narrowest_rank: int
     yours: tuple[int, float, float] | None
     seed: int
+    keeps_adapters: bool = False
+    """Whether the adapters of the last size are kept even where that is not all the data."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +88,12 @@ class Probe:
         *,
         deadline: float,
         on_progress: Callable[[str, float, float], None],
+        on_result: Callable[[Pack, PackResult], None] = lambda pack, result: None,
     ) -> None:
         self.subject, self.plan, self.speed, self.table, self.executor = subject, plan, speed, table, executor
         self.deadline = deadline
         self.on_progress = on_progress
+        self.on_result = on_result
         self.started = time.monotonic()
 
     def run(self) -> Outcome:
@@ -101,7 +118,7 @@ class Probe:
     def _run(self) -> StopReason:
         sizes = (self.plan.scout_examples, self.plan.final_examples)
         begun = [pack for pack in self.table.unfinished if pack.examples in sizes]
-        if not all(self._train_affordable(pack, "continuing") for pack in begun):
+        if not self._train_all(begun, "continuing"):
             return "out of time"
         while (stage := self._next()) is not None:
             if self._answered(stage):
@@ -111,8 +128,8 @@ class Probe:
                 for number, group in enumerate(self._groups(stage), start=self.table.next_number)
             ]
             for pack in packs:  # all of them now, so that resuming carries the stage to its end
-                self.table.begin(pack)
-            if not all(self._train_affordable(pack, stage.why) for pack in packs):
+                self.table.begin(pack, until=packs[-1].number)
+            if not self._train_all(packs, stage.why):
                 return "out of time"
         return "carried out"
 
@@ -147,12 +164,54 @@ class Probe:
 
     def _seconds(self, configurations: Sequence[Configuration], examples: int, with_score: bool) -> float:
         job, speed = self.subject.job, self.speed
-        held_out = self.plan.decide + (self.plan.score if with_score else 0)
+        held_out = judged_rows(job, self.plan, examples, with_score=with_score)
         judged = len(configurations) * evaluation_seconds(job, speed, held_out)
         return train_seconds(job, speed, [c.rank for c in configurations], examples) + judged
 
+    def _train_all(self, packs: Sequence[Pack], why: str) -> bool:
+        """Train ``packs`` in their order while they are foreseen to be done before the deadline; whether all were trained."""
+        if isinstance(self.executor, SideBySide):
+            return self._train_side_by_side(self.executor, packs, why)
+        return all(self._train_affordable(pack, why) for pack in packs)
+
+    def _train_side_by_side(self, executor: SideBySide, packs: Sequence[Pack], why: str) -> bool:
+        running: dict[int, Pack] = {}
+        trained_whole = [True]
+
+        def affordable() -> Iterator[tuple[Pack, Path | None]]:
+            for pack in packs:
+                part = self._affordable(pack)
+                trained_whole.append(part == pack)
+                if part is not None:
+                    running[part.number] = part
+                    yield part, self._export_to(part)
+                if part != pack:
+                    return
+
+        def done(pack: Pack, result: PackResult) -> None:
+            del running[pack.number]
+            self._finish(pack, result)
+
+        def tick() -> None:
+            if running:
+                configurations = tuple(c for pack in running.values() for c in pack.configurations)
+                together = replace(next(iter(running.values())), configurations=configurations)
+                spent = time.monotonic() - self.started
+                self.on_progress(
+                    f"{why}: {_in_words(together)}", spent, max(self.plan.planned_seconds, spent)
+                )
+
+        executor.train_each(affordable(), done, tick)
+        return all(trained_whole)
+
     def _train_affordable(self, pack: Pack, why: str) -> bool:
-        """Train the first configurations of ``pack`` that are foreseen to be done before the deadline; whether these are all."""
+        part = self._affordable(pack)
+        if part is not None:
+            self._train(part, why)
+        return part == pack
+
+    def _affordable(self, pack: Pack) -> Pack | None:
+        """``pack`` with the first of its configurations that are foreseen to be done before the deadline; the rest is put off."""
         left = self.deadline - time.monotonic()
         wanted = pack.configurations
         count = len(wanted)
@@ -162,22 +221,28 @@ class Probe:
             self.table.begin(replace(pack, number=self.table.next_number, configurations=wanted[count:]))
             pack = replace(pack, configurations=wanted[:count])
             self.table.begin(pack)
-        if count:
-            self._train(pack, why)
-        return count == len(wanted)
+        return pack if count else None
 
     def _train(self, pack: Pack, why: str) -> None:
         foreseen = self._seconds(pack.configurations, pack.examples, pack.with_score)
         words = f"{why}: {_in_words(pack)}"
         before = time.monotonic() - self.started
         whole = max(self.plan.planned_seconds, before + foreseen)
-        whole_data = pack.examples == self.subject.job.examples
         result = self.executor.train(
             pack,
-            export_to=self.table.directory / "adapters" / f"{pack.number:04d}" if whole_data else None,
+            export_to=self._export_to(pack),
             on_step=lambda share: self.on_progress(words, before + share * foreseen, whole),
         )
+        self._finish(pack, result)
+
+    def _export_to(self, pack: Pack) -> Path | None:
+        last = self.plan.final_examples if self.subject.keeps_adapters else self.subject.job.examples
+        return self.table.directory / "adapters" / f"{pack.number:04d}" if pack.examples == last else None
+
+    def _finish(self, pack: Pack, result: PackResult) -> None:
+        foreseen = self._seconds(pack.configurations, pack.examples, pack.with_score)
         self.table.finish(pack, result)
+        self.on_result(pack, result)
         if foreseen > 0:
             # Half the surprise is believed at once, so that one slow pack does not cancel the rest.
             self.speed = self.speed.slower((result.seconds / foreseen) ** 0.5)

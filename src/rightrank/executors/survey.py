@@ -1,0 +1,126 @@
+"""What is known of a base before anything is planned: told by whoever holds it, as plain values that go from process to process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rightrank.bank.forward import frozen
+from rightrank.bank.memory import MemoryModel, measure_memory
+from rightrank.bank.targets import Target, not_adapted
+from rightrank.bank.verify import Path as HowItRuns
+from rightrank.bank.verify import choose_path
+from rightrank.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rightrank.bank.base_model import BaseModel
+    from rightrank.data import TokenizedExample
+    from rightrank.recipe import Recipe
+
+# Change before the second half, as a share of the change in it. A causal model changes by nothing at all, or by rounding where a mixture
+# of experts routes otherwise; random BERTs by 0.15 to 1.2 (measured).
+LOOKS_AHEAD = 0.05
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """A base model as planner and answer need it, without the model."""
+
+    name: str
+    fingerprint: str
+    architecture: str
+    dtype_name: str
+    parameters: int
+    layers: int
+    vocabulary: int
+    tokens_known: int
+    """Rows of the input embeddings."""
+    hidden: int
+    """Width of what flows between the layers."""
+    longest: int | None
+    """Tokens that it reads at most; None where its configuration does not say."""
+    targets: tuple[Target, ...]
+    not_adapted: tuple[str, ...]
+    device_words: str
+    """``NVIDIA H100``, ``CPU, 2 threads``."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How a base runs and what a step of it takes, measured on a few examples."""
+
+    path: HowItRuns
+    memory: MemoryModel
+
+
+def facts_of(base: BaseModel) -> BaseFacts:
+    """Raises ModelError for a base that lies on more than one device, or has nothing to adapt."""
+    require_one_device(base)
+    config: Any = base.model.config.get_text_config()
+    targets = base.targets
+    return BaseFacts(
+        name=base.name,
+        fingerprint=base.fingerprint,
+        architecture=type(base.model).__name__,
+        dtype_name=base.dtype_name,
+        parameters=base.parameters,
+        layers=base.layers,
+        vocabulary=base.vocabulary,
+        tokens_known=int(base.model.get_input_embeddings().weight.shape[0]),
+        hidden=int(config.hidden_size),
+        longest=getattr(config, "max_position_embeddings", None),
+        targets=targets,
+        not_adapted=not_adapted(base.model, targets),
+        device_words=device_words(base.device),
+    )
+
+
+def survey(base: BaseModel, examples: Sequence[TokenizedExample], recipe: Recipe) -> Survey:
+    """Check that ``base`` may be measured with, choose how it runs, and count what a step keeps, all on a few ``examples``.
+
+    Raises ModelError where it reads ahead, or computes in a bank of adapters something else than alone.
+    """
+    require_causal(base, examples[0])
+    path = choose_path(base, examples)
+    targets = base.targets
+    return Survey(path, measure_memory(base, targets, examples, packed=path.packed, dropout=recipe.dropout))
+
+
+def require_one_device(base: BaseModel) -> None:
+    """The adapters lie beside the base, on one device: a model that accelerate has spread over several is refused."""
+    places = sorted({str(parameter.device) for parameter in base.model.parameters()})
+    if len(places) > 1:
+        raise ModelError(
+            f"{base.name} is spread over several devices ({', '.join(places)}), and is measured on one.",
+            "Load it whole on one GPU, in 4-bit if need be, or use a larger GPU.",
+        )
+
+
+def require_causal(base: BaseModel, example: TokenizedExample) -> None:
+    """Changing the second half of a text must change nothing before it. An encoder such as BERT loads as well, and would read ahead."""
+    ids_1T = torch.tensor(example.token_ids_T, dtype=torch.long, device=base.device)[None]
+    other_1T = ids_1T.clone()
+    half = len(example.token_ids_T) // 2
+    other_1T[0, half:] = (other_1T[0, half:] + 1) % base.vocabulary
+    with torch.no_grad(), frozen(base.model):
+        one_TV, two_TV = (
+            base.model(input_ids=ids, use_cache=False).logits[0].float() for ids in (ids_1T, other_1T)
+        )
+    change_T = (one_TV - two_TV).abs().mean(-1)
+    if change_T[:half].mean() > LOOKS_AHEAD * change_T[half:].mean():
+        raise ModelError(
+            f"{base.name} reads ahead: it is no causal language model.",
+            "Name one that writes from left to right.",
+        )
+
+
+def device_words(device: torch.device) -> str:
+    """A device as people call it."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} {'thread' if threads == 1 else 'threads'}"
