@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003
 from typing import Literal
 
-from rightrank.recipe import Recipe
+from rightrank.recipe import LossOn, Recipe
 
 Quantization = Literal["4-bit", "8-bit"]
 
@@ -30,9 +30,14 @@ class TrainerConfig:
     data_split: str | None = None
     data_revision: str | None = None
     revision: str | None = None
-    chat_template: bool = True
+    string_template: bool = True
+    """Whether prompts and completions that are plain strings go through the chat template; rows of messages always do."""
+    message_loss_on: LossOn | None = None
+    """What is trained in rows that are whole conversations, where it is not what the recipe says; None: that."""
+    warmup_steps: int | None = None
+    """Where the warm-up is given as a number of steps and not as a share of them."""
     target_modules: tuple[str, ...] | None = None
-    """Suffixes of module names; None: all linear layers."""
+    """Suffixes of module names; None: all linear layers; none at all: the config names none, and its trainer would adapt only a few."""
     quantization: Quantization | None = None
     """How the trainer loads the base; None: as it is."""
     seed: int | None = None

@@ -1,0 +1,48 @@
+"""What a trainer does that depends on the rows it finds: settled when the rows are known, so that what it trains is what is measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rightrank.data import Parsed, PreparedData
+    from rightrank.request import Request
+
+
+def as_its_trainer_reads(request: Request, rows: Parsed) -> Request:
+    """``request`` with the chat template and the trained tokens of the kind that ``rows`` are.
+
+    TRL, say, puts no template around prompts that are strings, and trains on the whole of a conversation unless told otherwise.
+    """
+    first = rows.conversations[0]
+    if first.kind == "messages" and request.message_loss_on is not None:
+        recipe = request.recipe.given("trainer", loss_on=request.message_loss_on)
+        request = replace(request, recipe=recipe)
+    if first.raw is not None and not request.string_template:
+        request = replace(request, chat_template=False)
+    return request
+
+
+def with_warm_up_steps(request: Request, data: PreparedData) -> Request:
+    """``request`` with its warm-up as a share of the steps that the person's own run on all the rows has."""
+    if request.warmup_steps is None:
+        return request
+    held_out = 0 if data.held_out_from == "--eval-data" else len(data.decide) + len(data.score)
+    share = warm_up_share(request.warmup_steps, request.recipe.steps(data.train_rows + held_out))
+    return replace(request, recipe=request.recipe.given("config", warmup_ratio=share))
+
+
+def warm_up_share(steps: int, whole: int) -> float:
+    """The share of ``whole`` steps that rounds up to ``steps`` again, in as few digits as that takes; at most 99 %."""
+    wanted = min(steps, math.floor(0.99 * whole))
+    if wanted <= 0:
+        return 0.0
+    exact = wanted / whole
+    for digits in range(3, 17):
+        step = 10.0 ** (math.floor(math.log10(exact)) + 1 - digits)
+        share = round(math.floor(exact / step) * step, 17)
+        if math.ceil(share * whole) == wanted:
+            return share
+    return (wanted - 0.5) / whole
