@@ -1,0 +1,108 @@
+"""``rightrank estimate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rightrank.arguments import measuring_instead, one_of, own_setting, rank_list
+from rightrank.cli.app import Debug, Gpu, Json, app, quiet_libraries, set_debug
+
+
+@app.command()
+def estimate(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Model folder, .gguf file or hub id.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="Rows: .jsonl, .json, .csv, .parquet, folder or hub id."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Your trainer's config names them.")
+    ] = None,
+    gpu: Gpu = None,
+    epochs: Annotated[
+        float | None, typer.Option(metavar="N", help="Epochs you will train. Default: 3.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows a step, accumulation included. Default: 16.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens a row at most. Default: 1024.")
+    ] = None,
+    yours: Annotated[
+        str | None,
+        typer.Option("--yours", metavar="R,ALPHA,LR", help="Also your own setting: 16,32,2e-4."),
+    ] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(metavar="ROWS", help="Your held-out rows. Default: a fifth of DATA.")
+    ] = None,
+    loss_on: Annotated[
+        str | None, typer.Option(metavar="WHAT", help="completion or all. Default: completion.")
+    ] = None,
+    over_long: Annotated[
+        str | None, typer.Option(metavar="HOW", help="truncate or drop. Default: truncate.")
+    ] = None,
+    no_chat_template: Annotated[
+        bool, typer.Option("--no-chat-template", help="Leave string prompts as they are.")
+    ] = False,
+    ranks: Annotated[
+        str | None, typer.Option(metavar="R,R,...", help="Ranks to list. Default: 4 to 128.")
+    ] = None,
+    four_bit: Annotated[
+        bool, typer.Option("--load-in-4bit", help="The base in 4 bits, as QLoRA loads it.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Of a hub model.")] = None,
+    data_config: Annotated[str | None, typer.Option(metavar="NAME", help="Of a hub data set.")] = None,
+    data_split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a data set that has some.")
+    ] = None,
+    data_revision: Annotated[str | None, typer.Option(metavar="REV", help="Of a hub data set.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the model run code of its own.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say in seconds what can be known before measuring; reads no weights."""
+    set_debug(debug)
+    quiet_libraries()
+    from rightrank.estimating import estimate as estimated
+    from rightrank.recipe import Recipe
+
+    recipe = Recipe().given(
+        epochs=epochs,
+        batch_size=batch_size,
+        max_length=max_length,
+        loss_on=one_of("--loss-on", loss_on, ("completion", "all")),
+        over_long=one_of("--over-long", over_long, ("truncate", "drop")),
+    )
+    found = estimated(
+        model,
+        data,
+        config=config,
+        gpu=gpu,
+        quantization="4-bit" if four_bit else None,
+        recipe=recipe,
+        yours=own_setting(yours),
+        ranks=rank_list(ranks),
+        eval_data=eval_data,
+        data_config=data_config,
+        data_split=data_split,
+        data_revision=data_revision,
+        revision=revision,
+        chat_template=not no_chat_template,
+        trust_remote_code=trust_remote_code,
+    )
+    if as_json:
+        typer.echo(found.to_json())
+        return
+    from rich.console import Console
+
+    from rightrank.report.estimated import print_estimate
+
+    print_estimate(found, Console(highlight=False), measuring_instead(sys.argv[1:]))
