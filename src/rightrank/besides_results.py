@@ -1,0 +1,87 @@
+"""What was measured besides the loss on held-out rows, as saved in ``recommendation.json``. Plain values; holds no row text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["chosen", "best", "smallest", "yours", "rival"]
+"""Why an adapter is a finalist; ``smallest``: the smallest rank not ruled out; ``rival``: the best of the other ranks."""
+OwnVerdict = Literal["agrees", "disagrees", "may be chance", "no gain", "not measured"]
+
+
+@dataclass(frozen=True)
+class OwnValue:
+    """What the person's own command printed for one trained adapter."""
+
+    rank: int
+    alpha: float
+    learning_rate: float
+    seed: int
+    roles: tuple[Role, ...]
+    """Empty for another seed of a finalist: a repeat."""
+    value: float | None
+    """None where the command failed."""
+
+
+@dataclass(frozen=True)
+class OwnMeasure:
+    """The person's own measure of the finalists; higher is better."""
+
+    command: str
+    base: float
+    """Of an adapter of zeros: the model as it is without training."""
+    examples: int
+    """Training rows of the adapters."""
+    values: tuple[OwnValue, ...]
+    verdict: OwnVerdict
+    """Against the choice that the loss makes; ``may be chance``: another finalist has more, and nothing says whether by chance."""
+    sentence: str
+
+    @property
+    def comes_first(self) -> bool:
+        """Whether a reader must hear of it before the answer."""
+        return self.verdict in ("disagrees", "may be chance", "no gain")
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much more loss an adapter has than the untrained model, with its 95 % interval over rows, paired; above zero: lost."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Forgot:
+    """What one setting does to the rows of the second data set."""
+
+    rank: int
+    alpha: float
+    learning_rate: float
+    change: Change
+    """Nats a token."""
+    percent: Change
+    """The same in percent of the untrained model's loss."""
+    tokens_right: float
+    """Percent of the tokens that are the greedy choice under teacher forcing."""
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """What training takes from the model's old skills: its loss on a second data set before and after."""
+
+    name: str
+    format: str
+    fingerprint: str
+    rows: int
+    of_rows: int
+    """Rows of the data set, of which ``rows`` were measured, drawn at random."""
+    base_loss: float
+    """Nats a token."""
+    base_tokens_right: float
+    examples: int
+    """Training rows of the adapters."""
+    settings: tuple[Forgot, ...]
+    """By rank, then learning rate; one run each."""

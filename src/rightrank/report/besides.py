@@ -1,0 +1,140 @@
+"""The person's own measure and what the old skills lose, as text: shared by the terminal and the page, so that both say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rightrank import recommendation_html as wording
+
+if TYPE_CHECKING:
+    from rightrank.recommendation import Recommendation
+
+KEEPS_PERCENT = 1.0
+"""A change surely within this share of the untrained model's loss, either way, counts as none. Chosen: as the margin of the gain."""
+_ROLES = {
+    "chosen": "chosen",
+    "best": "best by the loss",
+    "smallest": "smallest not ruled out",
+    "yours": "yours",
+    "rival": "best of the other ranks",
+}
+FORGETTING_NOTE = (
+    "Loss lost: how much more nats a token than untrained; below zero: better than before. One run each, so the intervals count rows, "
+    "not seeds."
+)
+
+
+@dataclass(frozen=True)
+class OwnRow:
+    """One finalist, as text; repeats are other seeds of it."""
+
+    label: str
+    learning_rate: str
+    chosen: bool
+    value: str
+    repeats: str
+    why: str
+
+
+@dataclass(frozen=True)
+class OldRow:
+    """What one setting does to the old skills, as text."""
+
+    label: str
+    learning_rate: str
+    chosen: bool
+    change: str
+    percent: str
+    tokens_right: str
+    verdict: str
+
+
+def first(recommendation: Recommendation) -> str:
+    """What must be said before the answer, since the person's own measure speaks against it; empty where it does not."""
+    own = recommendation.own_measure
+    return "" if own is None or not own.comes_first else wording.clean(own.sentence)
+
+
+def own_title(recommendation: Recommendation) -> str:
+    """Which command it was, and of what."""
+    own = recommendation.own_measure
+    if own is None:
+        return ""
+    command = wording.clean(own.command)
+    shown = command if len(command) <= 60 else command[:59] + "…"
+    return f"Your own measure ({shown}), higher is better; adapters trained on {wording.count(own.examples, 'row')}"
+
+
+def own_rows(recommendation: Recommendation) -> tuple[OwnRow, ...]:
+    """The untrained model, then the finalists in the order they were measured."""
+    own = recommendation.own_measure
+    if own is None:
+        return ()
+    rows = [OwnRow("untrained", "", False, _number(own.base), "", "")]
+    for value in own.values:
+        if not value.roles:
+            continue
+        setting = (value.rank, value.alpha, value.learning_rate)
+        more = [v.value for v in own.values if not v.roles and (v.rank, v.alpha, v.learning_rate) == setting]
+        seen = ", ".join(_number(v) for v in more if v is not None)
+        rows.append(
+            OwnRow(
+                label=f"r={value.rank}",
+                learning_rate=wording.learning_rate(value.learning_rate),
+                chosen="chosen" in value.roles,
+                value="failed" if value.value is None else _number(value.value),
+                repeats=f"other seeds {seen}" if seen else "",
+                why=", ".join(_ROLES[role] for role in value.roles),
+            )
+        )
+    return tuple(rows)
+
+
+def old_title(recommendation: Recommendation) -> str:
+    """Which rows they are, and how the untrained model does on them."""
+    old = recommendation.forgetting
+    if old is None:
+        return ""
+    rows = f"{old.rows:,} of {old.of_rows:,} rows" if old.rows < old.of_rows else f"{old.rows:,} rows"
+    return (
+        f"Old skills ({wording.clean(old.name)}, {rows}): loss {wording.loss(old.base_loss)} and "
+        f"{wording.number(old.base_tokens_right, 0)} % of the tokens right untrained; adapters trained on "
+        f"{wording.count(old.examples, 'row')}"
+    )
+
+
+def old_rows(recommendation: Recommendation) -> tuple[OldRow, ...]:
+    """By rank, then learning rate."""
+    old, choice = recommendation.forgetting, recommendation.choice
+    if old is None:
+        return ()
+    chosen = (choice.rank, choice.alpha, choice.learning_rate)
+    return tuple(
+        OldRow(
+            label=f"r={f.rank}",
+            learning_rate=wording.learning_rate(f.learning_rate),
+            chosen=(f.rank, f.alpha, f.learning_rate) == chosen,
+            change=f"{_signed(f.change.value)} [{_signed(f.change.low)}, {_signed(f.change.high)}]",
+            percent=f"{f.percent.value + 0.0:+.1f} %",
+            tokens_right=f"{wording.number(f.tokens_right, 0)} %",
+            verdict=_verdict(f.percent.low, f.percent.high),
+        )
+        for f in old.settings
+    )
+
+
+def _verdict(low: float, high: float) -> str:
+    if low >= -KEEPS_PERCENT and high <= KEEPS_PERCENT:
+        return "keeps"
+    if low > 0:
+        return "loses"
+    return "gains" if high < 0 else "cannot tell"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
