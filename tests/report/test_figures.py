@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,16 +11,22 @@ import pytest
 
 from report.samples import STATUSES, figure, sample
 from rightrank.recipe import alpha_for
-from rightrank.report.axes import linear_ticks, rate_ticks
-from rightrank.report.chart import map_chart, rank_chart
+from rightrank.recommendation import Check, MeasuredPoint
+from rightrank.report.charts import map_chart, rank_chart, rate_ticks
+from rightrank.report.facts import epochs_seen
 from rightrank.report.figures import map_figure, rank_figure
+from rightrank.report.trends import epoch_figure, size_figure
 
 GOLDEN = Path(__file__).with_name("golden_figures.json")
 
 
 def test_figures_of_a_settled_answer_are_the_recorded_ones() -> None:
     answer = sample("SETTLED")
-    found = {"rank": asdict(rank_figure(answer)), "map": asdict(map_figure(answer))}
+    found = {
+        "rank": asdict(rank_figure(answer)),
+        "map": asdict(map_figure(answer)),
+        "size": asdict(size_figure(answer)),
+    }
     assert json.loads(json.dumps(found)) == json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
@@ -33,8 +38,16 @@ def test_the_curve_is_the_tuned_options_by_rank_and_marks_what_was_not_measured(
     assert (curve[0].value, curve[0].low, curve[0].high) == (2.4, 1.6, 3.2)
 
 
-def test_the_own_config_comes_before_the_guides() -> None:
-    assert [p.kind for p in rank_figure(sample("SETTLED")).others] == ["yours", "guide", "guide"]
+def test_the_guides_are_a_line_for_each_learning_rate_and_the_own_config_stands_alone() -> None:
+    answer = sample("SETTLED")
+    guide = next(option for option in answer.options if option.kind == "guide")
+    more = (*answer.options, replace(guide, rank=64), replace(guide, rank=8))
+    shown = rank_figure(replace(answer, options=more))
+    assert [p.label for p in shown.yours] == ["yours r=32 a=16 2e-4"]
+    assert [(line.learning_rate, [p.rank for p in line.points]) for line in shown.guides] == [
+        (1e-4, [8]),
+        (2e-4, [8, 16, 64]),
+    ]
 
 
 def test_the_band_is_a_margin_on_either_side_of_the_best() -> None:
@@ -89,28 +102,85 @@ def test_levels_are_counted_in_margins() -> None:
 
 
 def test_ticks_are_round() -> None:
-    assert linear_ticks(-1.2, 4.3) == [-1, 0, 1, 2, 3, 4]
-    assert linear_ticks(0, 30) == [0, 5, 10, 15, 20, 25, 30]
     assert rate_ticks(9e-5, 1.1e-3) == [1e-4, 2e-4, 5e-4, 1e-3]
+
+
+def looked_at(points: tuple[MeasuredPoint, ...]) -> tuple[MeasuredPoint, ...]:
+    """The first run of r=16 with looks at it: best at epoch 1.5, then overfitting."""
+    looks = (
+        Check(0.5, 1.30, 1.4, figure(0.07, "nats a token", 0.01)),
+        Check(1.5, 1.21, 1.1, figure(-0.02, "nats a token", 0.01)),
+        Check(2.0, 1.23, 0.9),
+    )
+    first = next(p for p in points if p.rank == 16)
+    return tuple(replace(p, checks=looks) if p is first else p for p in points)
+
+
+def test_the_best_run_is_taken_on_each_number_of_rows() -> None:
+    found = size_figure(sample("SETTLED"))
+    assert [(p.examples, p.rank) for p in found.points] == [(675, 32), (1350, 64)]
+    assert found.points[0].loss == min(
+        p.loss for p in sample("SETTLED").points if p.examples == 675 and p.loss
+    )
+    assert found.base == 2.140
+
+
+def test_no_trend_over_rows_is_shown_where_all_runs_have_as_many() -> None:
+    assert (
+        size_figure(sample("NO_GAIN")).points == () or len({p.examples for p in sample("NO_GAIN").points}) > 1
+    )
+    answer = sample("SETTLED")
+    one = tuple(p for p in answer.points if p.examples == 1350)
+    assert size_figure(replace(answer, points=one)).points == ()
+
+
+def test_the_chosen_run_is_shown_by_epoch_and_overfitting_is_said() -> None:
+    answer = sample("SETTLED")
+    assert epoch_figure(answer) is None
+    found = epoch_figure(replace(answer, points=looked_at(answer.points)))
+    assert found is not None
+    assert (found.rank, found.examples) == (16, 1350)
+    assert [p.epoch for p in found.points] == [0.5, 1.5, 2.0]
+    assert found.best is found.points[1]
+    assert "lowest at epoch 1.5, 0.0200 nats a token below the end: it overfits." in epochs_seen(found)
+    falling = replace(found, points=found.points[:2])
+    assert "was lowest at the end" in epochs_seen(falling)
+    chance = tuple(replace(point, surely_better=False) for point in found.points)
+    assert "which these rows cannot tell from chance" in epochs_seen(replace(found, points=chance))
+
+
+def everything(svg: ElementTree.Element, css: str) -> list[ElementTree.Element]:
+    return [part for part in svg.iter("g") if css in part.get("class", "").split()]
 
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("width", [380, 1000])
-def test_charts_are_valid_svg_with_every_mark_inside(status: str, width: int) -> None:
+def test_charts_are_valid_svg_whose_looks_are_left_to_the_page(status: str, width: int) -> None:
     answer = sample(status)  # type: ignore[arg-type]
-    for chart in (rank_chart(rank_figure(answer), "a", width), map_chart(map_figure(answer), "b", width)):
-        svg = ElementTree.fromstring(chart)
-        _, _, right, bottom = (float(n) for n in svg.attrib["viewBox"].split())
-        labels = svg.findall("text")
-        assert labels
-        for label in labels:
-            assert 0 <= float(label.attrib["x"]) <= right
-            assert 0 <= float(label.attrib["y"]) <= bottom
-        places = [p.attrib["transform"] for p in svg.findall("path") if "transform" in p.attrib]
-        for place in places:
-            x, y = place.removeprefix("translate(").removesuffix(")").split()
-            assert 0 <= float(x) <= right
-            assert 0 <= float(y) <= bottom
+    rank = ElementTree.fromstring(rank_chart(rank_figure(answer), "a", width))
+    area = ElementTree.fromstring(map_chart(map_figure(answer), "b", width))
+    assert len(everything(rank, "mark")) == len(answer.options)
+    assert len(everything(area, "cell")) == 2 * len(map_figure(answer).points)  # a circle and its number
+    for svg in (rank, area):
+        for part in svg.iter():
+            assert not {"style", "fill", "stroke", "class"} & set(part.attrib) or set(part.attrib) >= {
+                "class"
+            }
+            assert "style" not in part.attrib
+        ids = [part.attrib["id"] for part in svg.iter() if "id" in part.attrib]
+        assert len(ids) == len(set(ids))
+        used = {part.attrib["href"][1:] for part in svg.iter("use")}
+        assert used <= set(ids)
+
+
+def test_the_same_answer_is_drawn_the_same() -> None:
+    figure_ = rank_figure(sample("SETTLED"))
+    assert rank_chart(figure_, "a") == rank_chart(figure_, "a")
+    one, other = (ElementTree.fromstring(rank_chart(figure_, name)) for name in "ab")
+    shared = {p.attrib["id"] for p in one.iter() if "id" in p.attrib} & {
+        p.attrib["id"] for p in other.iter() if "id" in p.attrib
+    }
+    assert shared == set()
 
 
 def test_charts_say_in_words_what_they_show() -> None:
@@ -119,19 +189,20 @@ def test_charts_say_in_words_what_they_show() -> None:
     named = {svg.find("title").attrib["id"], svg.find("desc").attrib["id"]}  # type: ignore[union-attr]
     assert set(svg.attrib["aria-labelledby"].split()) == named
     assert "r=16: 0.1 % of the gain lost [-0.5, 0.7], extrapolated, the choice" in svg.findtext("desc", "")
-
-
-def test_labels_of_choices_at_one_rank_are_kept_apart() -> None:
-    answer = sample("SETTLED")
-    guide = next(option for option in answer.options if option.kind == "guide")
-    crowd = tuple(replace(guide, learning_rate=rate * 1e-4) for rate in (1, 2, 3, 4))
-    svg = ElementTree.fromstring(rank_chart(rank_figure(replace(answer, options=crowd)), "a"))
-    places = [
-        (float(t.attrib["x"]), float(t.attrib["y"])) for t in svg.findall("text") if "guide" in (t.text or "")
+    tips = [
+        part.findtext("title", "") for part in everything(svg, "yours") if "mark" in part.get("class", "")
     ]
-    assert len(places) == 4
-    heights = sorted(y for _, y in places)
-    assert all(b - a >= 12 for a, b in pairwise(heights))
+    assert tips == ["yours r=32 a=16 2e-4, lr 2e-4: 3.1 % of the gain lost [2.2, 4.0], extrapolated"]
+
+
+def test_marks_stand_in_the_order_of_their_values() -> None:
+    svg = ElementTree.fromstring(rank_chart(rank_figure(sample("CEILING")), "a"))
+    heights = [
+        float(part.find(".//use").attrib["y"])
+        for part in everything(svg, "tuned")
+        if "mark" in part.get("class", "")
+    ]  # type: ignore[union-attr]
+    assert heights == sorted(heights)  # 24.1 % at rank 4 down to the best at 128; y grows downwards
 
 
 def test_an_answer_without_runs_or_options_can_be_drawn() -> None:

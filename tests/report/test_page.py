@@ -64,7 +64,8 @@ def test_every_status_makes_a_small_page_that_loads_nothing(status: Status) -> N
     assert "@import" not in text
     assert re.findall(r"url\((?!#)", text) == []
     for _, attributes in Reader(text).tags:
-        assert not {"src", "href", "srcset", "action", "style"} & set(attributes)
+        assert not {"src", "srcset", "action", "style"} & set(attributes)
+        assert (attributes.get("href") or "#").startswith("#")
 
 
 @pytest.mark.parametrize("status", STATUSES)
@@ -96,6 +97,11 @@ def test_undecided_says_what_is_ruled_out_the_worst_case_and_what_would_decide()
     text = Reader(page.render(answer)).text.replace("\xa0", " ")
     assert "Ruled out: r=4, r=8. Tried and open: r=16, r=32, r=64, r=128." in text
     assert "At worst 1.8 % of the gain lost" in text
+    assert "← safe" in text
+    unbounded = Reader(page.render(replace(answer, worst_case=None))).text.replace("\xa0", " ")
+    assert "Best guess meanwhile" in unbounded
+    assert "← guess" in unbounded
+    assert "safe" not in unbounded.lower().partition("the choices")[0]
     assert answer.to_decide[0].command in text
     assert "About 64 min." in text
     assert "Time unknown." in text

@@ -124,3 +124,10 @@ def test_layers_left_out_are_named() -> None:
         answer, model=replace(answer.model, not_adapted=("model.layers.*.mlp.up_proj.weight",))
     )
     assert "all linear layers" not in printed(probed_less)
+
+
+def test_nothing_is_called_safe_where_nothing_bounds_what_it_loses() -> None:
+    text = printed(replace(sample("UNDECIDED"), worst_case=None))
+    assert "Best guess meanwhile: r=32" in text
+    assert "what it may lose at worst cannot be told from these runs" in text
+    assert "Safe" not in text

@@ -27,6 +27,7 @@ class Row:
     exact: str
     tokens_right: str
     train_gib: str
+    train_time: str
     adapter_mb: str
     verdict: str
 
@@ -72,6 +73,7 @@ def _row(recommendation: Recommendation, option: Option) -> Row:
         exact=_whole_percent(option.exact),
         tokens_right=_whole_percent(option.tokens_right),
         train_gib=wording.number(option.train_gib.value, 1),
+        train_time="–" if option.train_minutes is None else wording.minutes(option.train_minutes.value),
         adapter_mb=wording.number(option.adapter_mb, 0 if option.adapter_mb >= 10 else 1),
         verdict=option.verdict,
     )

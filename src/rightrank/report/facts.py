@@ -8,6 +8,7 @@ from rightrank import recommendation_html as wording
 
 if TYPE_CHECKING:
     from rightrank.recommendation import Figure, Recommendation, Status
+    from rightrank.report.trends import EpochFigure
 
 GAIN_LOST = "gain lost: the share of what training gains over the base model that a choice gives away"
 GAIN_LOST_SHORT = "gain lost: what a choice gives away of what training gains over the base model"
@@ -21,7 +22,7 @@ STATUS_NAMES: dict[Status, str] = {
 }
 STATUS_MEANINGS: dict[Status, str] = {
     "NO_GAIN": "No rank helps here: look at the data and the template first.",
-    "UNDECIDED": "Not certain at 95 % yet. Below: what is ruled out, and what is safe meanwhile.",
+    "UNDECIDED": "Not certain at 95 % yet. Below: what is ruled out, and what to use meanwhile.",
     "FLAT": "The rank does not matter here. Take the smallest and spare the memory.",
     "CEILING": "The largest rank tried is still short: twice that rank would gain more than the margin.",
     "SETTLED": "The smallest rank that is as good as any tried, certain at 95 %.",
@@ -139,12 +140,47 @@ def recipe(recommendation: Recommendation) -> str:
     schedule = "constant rate" if r.schedule == "constant" else f"{r.schedule} decay"
     warmup = f" after {wording.short(100 * r.warmup_ratio)} % warm-up" if r.warmup_ratio else ""
     loss_on = "loss on completions" if r.loss_on == "completion" else "loss on all tokens"
-    return f"{wording.epochs(r.epochs)}, batch {r.batch_size}, up to {r.max_length:,} tokens, {schedule}{warmup}, {loss_on}"
+    source = f"; from {recommendation.recipe_from}" if recommendation.recipe_from else ""
+    return f"{wording.epochs(r.epochs)}, batch {r.batch_size}, up to {r.max_length:,} tokens, {schedule}{warmup}, {loss_on}{source}"
 
 
 def assumed_names(recommendation: Recommendation) -> str:
     """The names alone of what was assumed; empty where the whole recipe was given."""
     return ", ".join(name for name, _, origin in recipe_lines(recommendation) if origin == "assumed")
+
+
+def yours(recommendation: Recommendation) -> str:
+    """The verdict on the user's own config, in a sentence; empty where none was named or measured."""
+    option = next((option for option in recommendation.options if option.kind == "yours"), None)
+    if option is None:
+        return ""
+    setting = (
+        f"r={option.rank}, alpha {wording.short(option.alpha)}, {wording.learning_rate(option.learning_rate)}"
+    )
+    lost = option.gain_lost
+    if not recommendation.gains or lost is None:
+        return f"{setting}: {wording.loss(option.loss.value)} nats a token held out."
+    costs = f"it gives away {wording.percent_interval(lost)} of the gain"
+    if option.verdict in ("best", "as good"):
+        return f"Keep it. {setting} is as good as the best: {costs}."
+    if option.verdict == "worse":
+        return f"Change it. {setting} is worse than the best: {costs}."
+    return f"Cannot tell yet. {setting}: {costs}."
+
+
+def epochs_seen(figure: EpochFigure) -> str:
+    """What the looks at a run on its way show, in two sentences."""
+    best, last = figure.best, figure.points[-1]
+    run = f"r={figure.rank} at {wording.learning_rate(figure.learning_rate)} on {figure.examples:,} rows."
+    if best is None or best is last:
+        return f"{run} Held-out loss was lowest at the end."
+    lowest = (
+        f"{run} Held-out loss was lowest at epoch {wording.short(round(best.epoch, 2))}, "
+        f"{wording.loss(last.held_out - best.held_out)} nats a token below the end"
+    )
+    if not best.surely_better:
+        return f"{lowest}, which these rows cannot tell from chance."
+    return f"{lowest}: it overfits. A shorter recipe has a schedule of its own: try it with --epochs."
 
 
 def would_change(recommendation: Recommendation) -> tuple[str, ...]:
@@ -252,7 +288,7 @@ def price(figure: Figure | None) -> str:
 
 
 def safe_worst(recommendation: Recommendation) -> str:
-    """The worst case of the choice that is safe meanwhile."""
+    """The worst case of the choice that is used meanwhile."""
     if recommendation.worst_case is None:
         return "what it may lose at worst cannot be told from these runs"
     return f"at worst {wording.percent(recommendation.worst_case.value)} of the gain lost (at 95 %)"

@@ -1,4 +1,4 @@
-"""What the two figures show, as data. ``chart.py`` draws them; tests assert on this."""
+"""What the figures of rank and of rank × learning rate show, as data. ``charts.py`` draws them; tests assert on this."""
 
 from __future__ import annotations
 
@@ -40,14 +40,25 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class GuideLine:
+    """The popular defaults that share a learning rate."""
+
+    learning_rate: float
+    points: tuple[CurvePoint, ...]
+    """By rank."""
+
+
+@dataclass(frozen=True)
 class RankFigure:
     """What each rank costs at its best learning rate, with the popular defaults and the user's own config beside it."""
 
     measure: Measure
     tuned: tuple[CurvePoint, ...]
     """By rank."""
-    others: tuple[CurvePoint, ...]
-    """The user's own config first, then the guides'."""
+    yours: tuple[CurvePoint, ...]
+    """The user's own config, where there is one."""
+    guides: tuple[GuideLine, ...]
+    """By learning rate."""
     band: tuple[float, float] | None
     """Between these a choice counts as good as the best; None where there is no gain to take a margin of."""
     base: float | None
@@ -93,12 +104,13 @@ def rank_figure(recommendation: Recommendation) -> RankFigure:
     margin = recommendation.margin if recommendation.gains else None
     measure: Measure = "loss" if margin is None else "gain lost"
     points = [_curve_point(recommendation, option, measure) for option in recommendation.options]
-    tuned = tuple(sorted((p for p in points if p.kind == "tuned"), key=lambda p: p.rank))
-    others = tuple(
-        sorted(
-            (p for p in points if p.kind != "tuned"),
-            key=lambda p: (p.kind != "yours", p.rank, p.learning_rate),
-        )
+    tuned, yours, guides = (
+        tuple(sorted((p for p in points if p.kind == kind), key=lambda p: (p.learning_rate, p.rank)))
+        for kind in ("tuned", "yours", "guide")
+    )
+    tuned = tuple(sorted(tuned, key=lambda p: p.rank))
+    lines = tuple(
+        GuideLine(rate, tuple(same)) for rate, same in groupby(guides, key=lambda p: p.learning_rate)
     )
     if margin is None:
         best, base, band = recommendation.best_loss.value, recommendation.base_loss.value, None
@@ -108,7 +120,8 @@ def rank_figure(recommendation: Recommendation) -> RankFigure:
         best, base, unit = 0.0, None, margin.as_percent_of_gain
         band = (-unit, unit)
     values = [best, *(band or ()), *(() if base is None else (base,))]
-    return RankFigure(measure, tuned, others, band, base, _view(tuned, others, best, unit, values))
+    view = _view(tuned, (*yours, *guides), best, unit, values)
+    return RankFigure(measure, tuned, yours, lines, band, base, view)
 
 
 def _curve_point(recommendation: Recommendation, option: Option, measure: Measure) -> CurvePoint:

@@ -7,29 +7,42 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rightrank import recommendation_html as wording
-from rightrank.report import choices, facts, figures
-from rightrank.report.chart import TEMPLATES, map_chart, rank_chart
+from rightrank.report import besides, choices, facts, figures, trends
+from rightrank.report.charts import epoch_chart, map_chart, rank_chart, size_chart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from jinja2 import Template
 
     from rightrank.recommendation import MeasuredPoint, Recommendation
 
 FILE_NAME = "report.html"
 _HERE = Path(__file__).parent
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(_HERE),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters["clean"] = wording.clean
+_TEMPLATES.filters["tight"] = lambda text: text.replace(" %", "\u00a0%").replace(" ×", "\u00a0×")
 
 
 def render(recommendation: Recommendation, configs: Mapping[str, str] | None = None) -> str:
     """The page. ``configs`` are trainers' configs by name, shown in tabs."""
     versions = recommendation.provenance.versions
     style, script = _asset("page.css"), _asset("page.js")
-    template = TEMPLATES.get_template("page.html.j2")
+    template = _TEMPLATES.get_template("page.html.j2")
     return template.render(
         r=recommendation,
         facts=facts,
+        besides=besides,
         wording=wording,
         clean=wording.clean,
         minus=_minus,
@@ -38,6 +51,7 @@ def render(recommendation: Recommendation, configs: Mapping[str, str] | None = N
         # Whatever slipped through the escaping could still neither run nor load anything.
         policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
         rows=choices.rows(recommendation),
+        timed=any(option.train_minutes for option in recommendation.options),
         runs=[_run(point) for point in _sorted_runs(recommendation)],
         charts=_charts(recommendation),
         versions=", ".join(
@@ -46,6 +60,14 @@ def render(recommendation: Recommendation, configs: Mapping[str, str] | None = N
         copied=_copied(recommendation),
         configs={wording.clean(name): wording.clean_lines(text) for name, text in (configs or {}).items()},
     )
+
+
+def page_parts(template: str) -> tuple[Template, dict[str, Any]]:
+    """Another page's template, and what it shares with the report: the style sheet, and a policy under which nothing runs."""
+    style = _asset("page.css")
+    policy = f"default-src 'none'; style-src '{_digest(style)}'"
+    shared = {"style": style, "policy": policy, "clean": wording.clean, "minus": _minus}
+    return _TEMPLATES.get_template(template), shared
 
 
 def write(
@@ -73,8 +95,9 @@ def _minus(text: str) -> str:
 
 
 def _charts(recommendation: Recommendation) -> dict[str, Any]:
-    """Both figures, each for wide and for narrow screens: text in an SVG that is merely scaled down cannot be read on a phone."""
+    """The figures; the large ones for wide and for narrow screens: text in an SVG merely scaled down cannot be read on a phone."""
     curve, area = figures.rank_figure(recommendation), figures.map_figure(recommendation)
+    size, epochs = trends.size_figure(recommendation), trends.epoch_figure(recommendation)
     return {
         "curve": curve,
         "curve_wide": rank_chart(curve, "curve-wide"),
@@ -82,6 +105,9 @@ def _charts(recommendation: Recommendation) -> dict[str, Any]:
         "map": area,
         "map_wide": map_chart(area, "map-wide"),
         "map_narrow": map_chart(area, "map-narrow", width=380, height=400),
+        "size": size_chart(size, "size") if size.points else None,
+        "epochs": epochs,
+        "epochs_chart": epoch_chart(epochs, "epochs") if epochs else None,
     }
 
 

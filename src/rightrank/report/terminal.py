@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rightrank import recommendation_html as wording
-from rightrank.report import choices, facts
+from rightrank.report import besides, choices, facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rightrank.recommendation import Recommendation, Status
 
-_STYLES: dict[Status, str] = {
+STYLES: dict[Status, str] = {
     "NO_GAIN": "bold red",
     "UNDECIDED": "bold yellow",
     "FLAT": "bold cyan",
@@ -35,25 +35,29 @@ def print_recommendation(
     Everything is printed as text, never as rich's markup, after ``wording.clean``: names of models and data sets are other people's.
     """
     status = recommendation.status
+    if besides.first(recommendation):
+        say(console, besides.first(recommendation), "bold yellow")
+        console.print()
     _lead(recommendation, console)
-    _say(console, recommendation.headline)
+    say(console, recommendation.headline)
     if status == "NO_GAIN":
         _no_gain(recommendation, console)
     console.print()
-    _say(console, facts.data(recommendation))
-    _say(console, facts.model(recommendation))
-    _say(console, facts.recipe(recommendation))
+    say(console, facts.data(recommendation))
+    say(console, facts.model(recommendation))
+    say(console, facts.recipe(recommendation))
     assumed = facts.assumed_names(recommendation)
     if assumed:
-        _say(console, f"Assumed: {assumed}", "dim")
+        say(console, f"Assumed: {assumed}", "dim")
     console.print()
     _table(recommendation, console)
     if status == "UNDECIDED":
         _undecided(recommendation, console)
+    _besides(recommendation, console)
     _closing(recommendation, console, paths)
 
 
-def _say(console: Console, text: str, style: str = "", indent: int = 0, first: str = "") -> None:
+def say(console: Console, text: str, style: str = "", indent: int = 0, first: str = "") -> None:
     """Print ``text`` wrapped to the console, every line indented by ``indent``, the first beginning with ``first`` instead."""
     lines = Text(wording.clean(text), style=style).wrap(console, max(20, console.width - indent))
     for index, line in enumerate(lines):
@@ -64,7 +68,7 @@ def _say(console: Console, text: str, style: str = "", indent: int = 0, first: s
 
 def _lead(recommendation: Recommendation, console: Console) -> None:
     status = recommendation.status
-    line = Text(facts.STATUS_NAMES[status], style=_STYLES[status])
+    line = Text(facts.STATUS_NAMES[status], style=STYLES[status])
     if status == "UNDECIDED":
         ruled_out, open_ = recommendation.ruled_out, facts.still_possible(recommendation)
         line.append(f"   Ruled out: {facts.ranks(ruled_out) or 'no rank yet'}", style="not dim default")
@@ -80,11 +84,11 @@ def _lead(recommendation: Recommendation, console: Console) -> None:
 
 
 def _no_gain(recommendation: Recommendation, console: Console) -> None:
-    _say(console, facts.no_gain(recommendation))
+    say(console, facts.no_gain(recommendation))
     console.print()
     console.print("What that usually means:", highlight=False)
     for cause in facts.NO_GAIN_CAUSES:
-        _say(console, cause, indent=3, first=" -")
+        say(console, cause, indent=3, first=" -")
 
 
 def _table(recommendation: Recommendation, console: Console) -> None:
@@ -104,38 +108,69 @@ def _table(recommendation: Recommendation, console: Console) -> None:
         )
         console.print(Text(line, style="bold" if row.chosen else ""), soft_wrap=True)
     if recommendation.gains:
-        _say(console, facts.GAIN_LOST_SHORT, "dim")
+        say(console, facts.GAIN_LOST_SHORT, "dim")
 
 
 def _undecided(recommendation: Recommendation, console: Console) -> None:
     console.print()
-    _say(console, f"Safe meanwhile: {wording.use(recommendation.choice, recommendation.model)}", "bold")
-    _say(console, facts.safe_worst(recommendation), indent=16)
+    say(console, f"{recommendation.lead}: {wording.use(recommendation.choice, recommendation.model)}", "bold")
+    say(console, facts.safe_worst(recommendation), indent=16)
     for reason in recommendation.reasons:
-        _say(console, reason, indent=16)
+        say(console, reason, indent=16)
     if recommendation.to_decide:
         console.print("To decide:", highlight=False)
     for step in recommendation.to_decide:
         # Unwrapped, so that the command can be copied.
         console.print(Text(f"  {wording.clean(step.command)}", style="bold"), soft_wrap=True)
-        _say(console, f"{facts.price(step.minutes)}. {step.why}", indent=4)
+        say(console, f"{facts.price(step.minutes)}. {step.why}", indent=4)
+
+
+def _besides(recommendation: Recommendation, console: Console) -> None:
+    """What was measured besides the loss, where it was asked for."""
+    own, old = recommendation.own_measure, recommendation.forgetting
+    if own is not None:
+        console.print()
+        say(console, besides.own_title(recommendation))
+        for one in besides.own_rows(recommendation):
+            setting = f"{one.label:<5} lr {one.learning_rate}" if one.learning_rate else one.label
+            line = f" {setting:<23} {'<--' if one.chosen else '':<3} {one.value:>9}"
+            why = "; ".join(part for part in (one.why, one.repeats) if part)
+            if why:
+                say(console, why, indent=len(line) + 2, first=line)
+            else:
+                console.print(Text(line), soft_wrap=True)
+        if not own.comes_first:
+            say(console, own.sentence)
+    if old is not None:
+        console.print()
+        say(console, besides.old_title(recommendation))
+        head = f"{'':{_LABEL_WIDTH}}{'loss lost [95 %]':<24}{'of loss':>8}{'right':>6}"
+        console.print(Text(head, style="dim"), soft_wrap=True)
+        for row in besides.old_rows(recommendation):
+            setting = f"{row.label:<5} lr {row.learning_rate}"
+            line = (
+                f" {setting:<23} {'<--' if row.chosen else '':<3} "
+                f"{row.change:<24}{row.percent:>8}{row.tokens_right:>6}  {row.verdict}"
+            )
+            console.print(Text(line, style="bold" if row.chosen else ""), soft_wrap=True)
+        say(console, besides.FORGETTING_NOTE, "dim")
 
 
 def _closing(recommendation: Recommendation, console: Console, paths: Mapping[str, str | Path]) -> None:
     console.print()
     extrapolation = facts.extrapolation(recommendation)
-    _say(console, facts.measured(recommendation))
+    say(console, facts.measured(recommendation))
     if extrapolation:
-        _say(console, f"~ {extrapolation}")
+        say(console, f"~ {extrapolation}")
     if any(option.loss.source == "derived" for option in recommendation.options):
-        _say(console, "~ Popular settings that were not run are priced from runs nearby.")
+        say(console, "~ Popular settings that were not run are priced from runs nearby.")
     if recommendation.provenance.interrupted:
-        _say(console, "Interrupted: answered from what was measured until then.", "yellow")
-    _say(console, f"{facts.cost(recommendation)}.")
+        say(console, "Interrupted: answered from what was measured until then.", "yellow")
+    say(console, f"{facts.cost(recommendation)}.")
     for warning in recommendation.warnings:
-        _say(console, f"Note: {warning}", "yellow")
+        say(console, f"Note: {warning}", "yellow")
     if recommendation.status == "NO_GAIN":
-        _say(console, f"If you train anyway: {wording.use(recommendation.choice, recommendation.model)}")
+        say(console, f"If you train anyway: {wording.use(recommendation.choice, recommendation.model)}")
     files = [f"{wording.clean(label)}: {wording.clean(str(path))}" for label, path in paths.items()]
     together = "   ".join(files)
     for line in [together] if len(together) <= console.width else files:
