@@ -2,6 +2,9 @@
 #   make demo    an answer from a small real model on real data, on any machine
 #   make test    linters, types, import contracts and tests
 #
+# make test-oldest runs a part of the tests on the oldest versions that pyproject.toml allows; make audit asks whether anything that is
+# installed is known to be vulnerable.
+#
 # Where there is no NVIDIA driver, torch is pinned by constraints-cpu.txt. If your package index offers only CUDA builds for that
 # version, name PyTorch's index of CPU wheels: make demo TORCH_INDEX=<its address>.
 
@@ -11,9 +14,23 @@ TORCH_INDEX ?=
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINT = $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-cpu.txt)
 INDEX = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
+# The oldest torch needs a build for this machine: a driver, or an index of CPU wheels. Else the torch of constraints-cpu.txt is taken.
+OLDEST_TORCH = $(if $(TORCH_INDEX),torch==2.9.0,$(if $(CONSTRAINT),$(CONSTRAINT) torch,torch==2.9.0))
+PIP_OLDEST = .venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt
+# What touches every dependency: rows, tokens against TRL, GGUF, PEFT's files, 4 bits, the bank, a probe, the command line, the reports.
+OLDEST_TESTS = tests/data tests/report tests/bank/test_adapter_file.py tests/bank/test_cut.py tests/bank/test_equals_peft.py \
+  tests/bank/test_model_files.py tests/bank/test_peft_format.py tests/bank/test_quantized.py tests/executors/test_local.py \
+  tests/probe/test_run.py tests/recommend/test_api.py tests/cli/test_bad_input.py tests/cli/test_config.py tests/stats/test_paired.py \
+  tests/trainers/test_peft_config.py tests/test_durable.py tests/test_run_directory.py tests/test_versions.py
+# Other versions' own doings, no fault of ours: TRL before 1.14.2 masks a token that prompt and completion share, transformers before
+# 5.21 runs Gemma 2 without its soft cap, and PEFT before 0.21 warns where it has no need to.
+OLDEST_OPTIONS = --ignore tests/report/test_browser.py \
+  --deselect tests/data/test_tokens.py::test_strings_without_template_equal_trl \
+  --deselect tests/bank/test_quantized.py::test_a_model_that_needs_its_own_attention_loads_from_a_folder \
+  -W "ignore:Could not find a config file:UserWarning" -W "ignore:Model has:UserWarning"
 MODEL = .cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint test-oldest audit clean
 
 demo: $(VENV)/.demo $(MODEL)
 	$(VENV)/bin/rightrank demo --model $(MODEL)
@@ -41,7 +58,26 @@ $(VENV)/.demo: pyproject.toml constraints-cpu.txt | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml constraints-cpu.txt | $(VENV)/bin/python
 	$(PIP) $(CONSTRAINT) $(INDEX) torch
 	$(PIP) $(CONSTRAINT) -e '.[test]'
+	$(PIP) --no-deps -r tests/trainers/schemas.txt
 	touch $@
 
+test-oldest: .venv-oldest/.test
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 -p no:cacheprovider $(OLDEST_OPTIONS) $(OLDEST_TESTS)
+
+# TRL goes in without its dependencies: it asks for a newer `datasets` than reading rows needs, and works with this one.
+.venv-oldest/.test: pyproject.toml constraints-cpu.txt constraints-oldest.txt
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check $(INDEX) $(OLDEST_TORCH)
+	$(PIP_OLDEST) -e '.[data,gguf,4bit]' peft pytest pytest-timeout pytest-xdist hypothesis
+	$(PIP_OLDEST) --no-deps trl
+	touch $@
+
+# Strict: a package that the service does not know fails too, where by default it is passed over in silence.
+audit: $(VENV)/.test
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/bin/python -m pip list --format=freeze --exclude-editable | sed 's/+.*//' > .venv-audit/installed.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv-audit/installed.txt
+
 clean:
-	rm -rf $(VENV) .cache build dist
+	rm -rf $(VENV) .venv-oldest .venv-audit .cache build dist

@@ -18,9 +18,10 @@ import numpy as np
 
 
 def measure(args: argparse.Namespace) -> None:
-    from rightrank.measuring import Request, prepare
+    from rightrank.preparing import prepare
     from rightrank.probe.ladder import configuration
     from rightrank.probe.loss_table import LossTable, Pack
+    from rightrank.request import Request
 
     started = time.monotonic()
     request = Request(args.model, args.data, eval_data=args.eval_data, budget_minutes=1000, on_text=print)

@@ -12,13 +12,22 @@ from rightrank.errors import UserError
 from rightrank.recipe import Recipe
 
 if TYPE_CHECKING:
-    from rightrank.measuring import recommend
+    from rightrank.checking import check
+    from rightrank.cutting import cut
+    from rightrank.estimating import estimate
+    from rightrank.from_config import recommend
     from rightrank.recommendation import Recommendation
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "Recommendation", "UserError", "recommend"]
+__all__ = ["Recipe", "Recommendation", "UserError", "check", "cut", "estimate", "recommend"]
 
-_LAZY = {"recommend": "rightrank.measuring", "Recommendation": "rightrank.recommendation"}
+_LAZY = {
+    "recommend": "rightrank.from_config",
+    "estimate": "rightrank.estimating",
+    "check": "rightrank.checking",
+    "cut": "rightrank.cutting",
+    "Recommendation": "rightrank.recommendation",
+}
 
 
 def __getattr__(name: str) -> Any:

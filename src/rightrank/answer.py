@@ -9,6 +9,7 @@ import numpy as np
 
 from rightrank.probe.plan import EVALUATION_SHARE
 from rightrank.recommendation import (
+    Check,
     Choice,
     Figure,
     Margin,
@@ -18,16 +19,18 @@ from rightrank.recommendation import (
     Recommendation,
     Source,
 )
+from rightrank.stats.paired import Estimate, paired_contrast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rightrank.probe.loss_table import LossTable
+    from jaxtyping import Int
+
+    from rightrank.probe.loss_table import LossTable, PackResult
     from rightrank.probe.plan import Plan
     from rightrank.recipe import Recipe
     from rightrank.recommendation import Cost, DataFacts, ModelFacts, Provenance
     from rightrank.stats.evidence import Evidence
-    from rightrank.stats.paired import Estimate
     from rightrank.stats.results import Decision, Price
     from rightrank.stats.rungs import Setting
 
@@ -45,10 +48,11 @@ def make_recommendation(
     points: tuple[MeasuredPoint, ...],
     next_steps: tuple[NextStep, ...],
     train_gib: Callable[[int], float],
+    train_minutes: Callable[[int], float],
     adapter_mb: Callable[[int], float],
     warnings: Sequence[str],
 ) -> Recommendation:
-    """Assemble the answer. ``train_gib`` and ``adapter_mb`` give memory and size of one adapter of a rank."""
+    """Assemble the answer. ``train_gib``, ``train_minutes`` and ``adapter_mb`` give memory, time and size of one adapter of a rank."""
     base, best, gain, frequency = (
         decision.base_loss,
         decision.best_loss,
@@ -69,7 +73,7 @@ def make_recommendation(
         options=tuple(
             option
             for price in decision.choices
-            if (option := _option(price, train_gib, adapter_mb)) is not None
+            if (option := _option(price, train_gib, train_minutes, adapter_mb)) is not None
         ),
         points=points,
         margin=_margin(decision, level),
@@ -95,8 +99,10 @@ def _unpriced(decision: Decision) -> list[str]:
     return [f"Not priced, since nothing near was tried: {', '.join(names)}."] if names else []
 
 
-def measured_points(table: LossTable, decision: Decision, recipe: Recipe) -> tuple[MeasuredPoint, ...]:
-    """Every finished run, in the order it was trained."""
+def measured_points(
+    table: LossTable, decision: Decision, recipe: Recipe, tokens_E: Int[np.ndarray, " E"]
+) -> tuple[MeasuredPoint, ...]:
+    """Every finished run, in the order it was trained. ``tokens_E``: trained tokens of the held-out examples."""
     runs = iter(decision.runs)
     points = []
     for pack, result in zip(table.packs, table.results, strict=True):
@@ -114,9 +120,29 @@ def measured_points(table: LossTable, decision: Decision, recipe: Recipe) -> tup
                     gain_lost=None if run.gain_lost is None else _figure(run.gain_lost, PERCENT, "measured"),
                     train_loss=result.train_loss_K[k],
                     role=c.role,
+                    checks=_checks(result, k, recipe, tokens_E),
                 )
             )
     return tuple(points)
+
+
+def _checks(result: PackResult, k: int, recipe: Recipe, tokens_E: Int[np.ndarray, " E"]) -> tuple[Check, ...]:
+    """The looks at configuration ``k``, and its end on the same rows; none where it diverged."""
+    looks = result.looks
+    if looks is None:
+        return ()
+    seen_LX = looks.loss_KLX[k]
+    tokens_X = tokens_E[: seen_LX.shape[1]]
+    end_X = result.loss_KE[k, : len(tokens_X)]
+    if not (np.isfinite(seen_LX).all() and np.isfinite(end_X).all()):
+        return ()
+    checks = []
+    for epoch, loss_X, training in zip(looks.epochs_L, seen_LX, looks.train_loss_KL[k], strict=True):
+        above = paired_contrast(loss_X, end_X, tokens_X)
+        figure = _figure(Estimate(above.difference, above.low, above.high), NATS, "measured")
+        checks.append(Check(epoch, float(loss_X.sum() / tokens_X.sum()), float(training), figure))
+    end = float(end_X.sum() / tokens_X.sum())
+    return (*checks, Check(recipe.epochs, end, result.train_loss_K[k], None))
 
 
 def next_steps(decision: Decision, plan: Plan, evidence: Evidence, command: str) -> tuple[NextStep, ...]:
@@ -125,9 +151,14 @@ def next_steps(decision: Decision, plan: Plan, evidence: Evidence, command: str)
         return ()
     steps = []
     top = int(evidence.examples_C.max())
-    if top < evidence.all_examples or plan.breadth == "lean":
-        more = "nothing is extrapolated then" if top < evidence.all_examples else "not just three of them"
-        why = f"Every rank, each with learning rates of its own, on all your rows: {more}."
+    most = evidence.all_examples if plan.most is None else plan.most
+    if top < most or plan.breadth == "lean":
+        more = "not just three of them" if top >= most else "nothing is extrapolated then"
+        rows = "all your rows"
+        if plan.most is not None:
+            rows = f"the {plan.most:,} training rows drawn at random"
+            more = "the step to all of them stays extrapolated"
+        why = f"Every rank, each with learning rates of its own, on {rows}: {more}."
         steps.append(_step(command, max(plan.all_rows_seconds, 2 * plan.budget_seconds), why))
     deciding = decision.deciding
     if deciding is not None and deciding.held_out_needed and deciding.held_out_needed > deciding.held_out_now:
@@ -186,7 +217,10 @@ def _headline(decision: Decision) -> str:
 
 
 def _option(
-    price: Price, train_gib: Callable[[int], float], adapter_mb: Callable[[int], float]
+    price: Price,
+    train_gib: Callable[[int], float],
+    train_minutes: Callable[[int], float],
+    adapter_mb: Callable[[int], float],
 ) -> Option | None:
     if price.source is None or price.loss is None:
         return None
@@ -206,6 +240,7 @@ def _option(
         if price.tokens_right is None
         else _figure(price.tokens_right, "% of tokens", known),
         train_gib=Figure(train_gib(setting.rank), "GiB", "derived"),
+        train_minutes=Figure(train_minutes(setting.rank), "minutes", "derived"),
         adapter_mb=adapter_mb(setting.rank),
     )
 

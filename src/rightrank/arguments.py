@@ -39,6 +39,13 @@ def rank_list(text: str | None) -> tuple[int, ...] | None:
         ) from error
 
 
+def bits(four: bool, eight: bool) -> str | None:
+    """``--load-in-4bit`` and ``--load-in-8bit`` as a request takes them."""
+    if four and eight:
+        raise ConfigurationError("A base is loaded in 4 bits or in 8.", "Leave one of the two options out.")
+    return "4-bit" if four else "8-bit" if eight else None
+
+
 def one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
     """``value`` where it is among those allowed."""
     if value is not None and value not in allowed:
@@ -59,3 +66,16 @@ def command_again(arguments: Sequence[str]) -> str:
         elif not word.startswith(tuple(f"{option}=" for option in VALUED)) and word not in FLAGS:
             words.append(word)
     return shlex.join(words)
+
+
+def measuring_instead(arguments: Sequence[str]) -> str:
+    """The command that measures what ``rightrank estimate`` or ``rightrank check`` estimated."""
+    words, skip = [], False
+    for word in arguments:
+        if skip or word == "--gpu":
+            skip = not skip
+        elif not word.startswith("--gpu=") and word not in (*FLAGS, "--measure"):
+            words.append(word)
+    if words[:1] == ["estimate"]:
+        return shlex.join(["rightrank", "recommend", *words[1:]])
+    return shlex.join(["rightrank", *words, "--measure"])

@@ -65,6 +65,10 @@ class StoppedError(UserError):
 
 
 class BudgetError(UserError):
-    """The time allowed does not pay for a single measurement."""
+    """The time allowed does not pay for a single measurement; ``least_seconds`` would, where that is known."""
 
     exit_code: ClassVar[int] = 3
+
+    def __init__(self, problem: str, mend: str, least_seconds: float | None = None) -> None:
+        super().__init__(problem, mend)
+        self.least_seconds = least_seconds

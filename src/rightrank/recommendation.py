@@ -7,8 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rightrank.errors import DataError, UserError
+from rightrank.besides_results import (  # noqa: TC001  (pydantic resolves them at run time)
+    Forgetting,
+    OwnMeasure,
+)
+from rightrank.durable import sealed, unsealed, write_whole
+from rightrank.errors import ConfigurationError, DataError, UserError
 from rightrank.recipe import Recipe  # noqa: TC001  (pydantic resolves it at run time)
+from rightrank.saved_answer import parsed_answer
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -66,6 +72,21 @@ class Option:
     """Memory of training this one adapter with the recipe, GiB (2**30 bytes)."""
     adapter_mb: float
     """Size of the saved adapter in 16-bit weights, MB (10**6 bytes)."""
+    train_minutes: Figure | None = None
+    """Time of training it alone by the recipe on all the data, on the device of the probe; None where not known."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A look at a run, under the schedule of the whole run: what a shorter run would have reached is another matter."""
+
+    epoch: float
+    loss: float
+    """Held-out nats a token, on the rows of *decide* that the looks are taken on."""
+    train_loss: float | None
+    """Training nats a token since the look before."""
+    above_end: Figure | None = None
+    """Held-out nats a token above the end of the run, on the same rows; below zero: it got worse. None at the end."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,8 @@ class MeasuredPoint:
     train_loss: float | None
     """Training nats a token over the last tenth of the steps."""
     role: Literal["learning rate", "rank", "seed", "guide", "yours"]
+    checks: tuple[Check, ...] = ()
+    """Looks at the run on its way, in order, the last at its end; none where it was not looked at."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +203,17 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """The winner trained on all the rows, those held out for measuring too; what the answer says of it was measured on fewer."""
+
+    directory: str
+    examples: int
+    minutes: float
+    train_loss: float | None
+    """Training nats a token over the last tenth of the steps."""
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """The answer: what to use, how sure that is, and the evidence. ``rightrank.recommend`` returns one."""
 
@@ -213,13 +247,30 @@ class Recommendation:
     cost: Cost
     provenance: Provenance
     warnings: tuple[str, ...] = ()
+    own_measure: OwnMeasure | None = None
+    """The person's own measure of the finalists, where it was asked for."""
+    forgetting: Forgetting | None = None
+    """What training takes from the model's old skills, where that was asked for."""
+    recipe_from: str | None = None
+    """The config that the recipe was read from, and whose it is: ``axolotl.yml (Axolotl)``; None where there was none."""
+    finished: Finished | None = None
+    """With ``--finish``: the adapter to use."""
     schema: int = field(default=SCHEMA_VERSION)
 
     def __str__(self) -> str:
         choice = self.choice
         setting = f"r={choice.rank} alpha={choice.alpha:g} learning rate {choice.learning_rate:g}"
-        lead = {"UNDECIDED": "safe meanwhile: ", "NO_GAIN": "if you train anyway: "}.get(self.status, "")
+        lead = "" if self.lead == "Use" else f"{self.lead.lower()}: "
         return f"{self.status}: {self.headline} ({lead}{setting})"
+
+    @property
+    def lead(self) -> str:
+        """What stands before the choice: it is the answer, safe until there is one, or a guess that nothing bounds."""
+        if self.status == "NO_GAIN":
+            return "If you train anyway"
+        if self.status == "UNDECIDED":
+            return "Best guess meanwhile" if self.worst_case is None else "Safe meanwhile"
+        return "Use"
 
     @property
     def gains(self) -> bool:
@@ -236,24 +287,26 @@ class Recommendation:
         from pydantic import TypeAdapter, ValidationError
 
         try:
-            raw: Any = json.loads(text)
+            raw = parsed_answer(text)
+            raw = unsealed(raw) if isinstance(raw, dict) else raw
             if not isinstance(raw, dict) or raw.get("schema") != SCHEMA_VERSION:
                 raise DataError(
                     "This is no recommendation of this version of rightrank.",
                     "Run `rightrank recommend` again.",
                 )
             return TypeAdapter(cls).validate_python(raw)
-        except (ValidationError, ValueError, RecursionError) as error:
+        except (ValidationError, ConfigurationError, ValueError, RecursionError) as error:
             raise DataError(
                 "This recommendation file is damaged.", "Run `rightrank recommend` again."
             ) from error
 
     def save(self, directory: str | Path) -> Path:
-        """Write ``recommendation.json`` into ``directory`` (made if need be) and return its path."""
+        """Write ``recommendation.json`` into ``directory`` (made if need be), whole and with its checksum, and return its path."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "recommendation.json"
-        path.write_text(self.to_json(), encoding="utf-8")
+        text = json.dumps(sealed(asdict(self)), indent=1, allow_nan=False, ensure_ascii=False)
+        write_whole(path, text.encode())
         return path
 
     def peft_arguments(self) -> dict[str, Any]:

@@ -136,8 +136,7 @@ _CELL = "padding:2px 12px 2px 0;text-align:right;white-space:nowrap;font-variant
 def notebook_html(recommendation: Recommendation) -> str:
     """HTML for ``_repr_html_``. Notebooks drop style sheets from untrusted output, hence the inline styles."""
     r = recommendation
-    unsure = r.status in ("NO_GAIN", "UNDECIDED")
-    lead = f"Safe meanwhile: {use(r.choice, r.model)}" if unsure else f"Use {use(r.choice, r.model)}"
+    lead = f"{r.lead}{' ' if r.lead == 'Use' else ': '}{use(r.choice, r.model)}"
     head = "".join(f'<th style="{_CELL}">{escape(heading)}</th>' for heading in _HEADINGS)
     body = "".join(_row(r, option) for option in r.options)
     sentences = (clean(r.headline), *(f"Note: {clean(warning)}" for warning in r.warnings))

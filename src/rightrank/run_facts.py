@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rightrank.bank.base_model import BaseModel
     from rightrank.bank.targets import Target
     from rightrank.data import PreparedData
+    from rightrank.executors.survey import BaseFacts
     from rightrank.probe.loss_table import LossTable
 
 
 def data_line(data: PreparedData) -> str:
     """The data set in one sentence, said before anything is loaded."""
-    parts = [f"{len(data.train):,} train / {len(data.decide) + len(data.score):,} held out"]
+    sample = "" if data.train_of_all is None else f" ({len(data.train):,} of them drawn at random)"
+    parts = [f"{data.train_rows:,} train{sample} / {len(data.decide) + len(data.score):,} held out"]
     parts += [
         f"{count:,} {'row' if count == 1 else 'rows'} {word}"
         for count, word in ((data.truncated, "truncated"), (data.dropped, "dropped"))
@@ -32,7 +33,7 @@ def data_line(data: PreparedData) -> str:
     return f"{data.name}: {data.format}, {', '.join(parts)}."
 
 
-def model_line(base: BaseModel, how_it_runs: str) -> str:
+def model_line(base: BaseFacts, how_it_runs: str) -> str:
     """The model in one sentence."""
     count = base.parameters
     size = (
@@ -42,38 +43,39 @@ def model_line(base: BaseModel, how_it_runs: str) -> str:
 
 
 def data_facts(data: PreparedData) -> DataFacts:
-    """The data set as the answer names it."""
+    """The data set as the answer names it; tokens of rows that were not read are estimated from those that were."""
+    times = data.train_rows / len(data.train)
     return DataFacts(
         name=data.name,
         format=data.format,
         fingerprint=data.fingerprint,
         rows=data.rows,
-        train=len(data.train),
+        train=data.train_rows,
         decide=len(data.decide),
         score=len(data.score),
         truncated=data.truncated,
         dropped=data.dropped,
         duplicates=data.duplicates,
-        trained_tokens=sum(e.trained_tokens for e in data.train),
-        total_tokens=sum(len(e.token_ids_T) for e in data.train),
+        trained_tokens=round(times * sum(e.trained_tokens for e in data.train)),
+        total_tokens=round(times * sum(len(e.token_ids_T) for e in data.train)),
         template=data.template,
         held_out_from=data.held_out_from,
     )
 
 
-def model_facts(base: BaseModel, name: str, targets: tuple[Target, ...], how_it_runs: str) -> ModelFacts:
+def model_facts(base: BaseFacts, name: str, targets: tuple[Target, ...], how_it_runs: str) -> ModelFacts:
     """The model as the answer names it; ``name`` is what the person called it."""
-    from rightrank.bank.targets import not_adapted, target_suffixes
+    from rightrank.bank.targets import target_suffixes
 
     return ModelFacts(
         name=name,
-        architecture=type(base.model).__name__,
+        architecture=base.architecture,
         fingerprint=base.fingerprint,
         parameters=base.parameters,
         layers=base.layers,
         dtype=base.dtype_name,
         target_modules=target_suffixes(targets),
-        not_adapted=not_adapted(base.model, targets),
+        not_adapted=base.not_adapted,
         path=how_it_runs,
     )
 
@@ -85,22 +87,29 @@ def runs_spent(table: LossTable, judge_tokens: Sequence[int], tokens_of_one_run:
     for pack, result in zip(table.packs, table.results, strict=True):
         # A forward pass is half of training, where the base is frozen: no gradients of its weights.
         judged = np.isfinite(result.loss_KE).any(0) @ lengths / 2
+        if result.looks is not None:
+            looks, rows = result.looks.loss_KLX.shape[1:]
+            judged += looks * lengths[:rows].sum() / 2
         spent += len(pack.configurations) * (result.train_tokens + judged)
     return float(spent / tokens_of_one_run)
 
 
 def cost(
-    device: Any, *, planned_seconds: float, took_seconds: float, runs: float, resolvable: float | None
+    device: str,
+    peak_gib: float,
+    *,
+    planned_seconds: float,
+    took_seconds: float,
+    runs: float,
+    resolvable: float | None,
 ) -> Cost:
-    """Time, runs and memory. ``resolvable``: percent of the gain that the held-out rows can tell apart."""
-    from rightrank.bank.memory import peak_gib_so_far
-
+    """Time, runs and memory of a device. ``resolvable``: percent of the gain that the held-out rows can tell apart."""
     return Cost(
         planned_minutes=planned_seconds / 60,
         took_minutes=took_seconds / 60,
         runs=runs,
-        peak_gib=peak_gib_so_far(device),
-        device=_device_name(device),
+        peak_gib=peak_gib,
+        device=device,
         resolvable=None if resolvable is None else Figure(resolvable, "% of the gain", "measured"),
     )
 
@@ -111,22 +120,14 @@ def provenance(command: str, seed: int, directory: Path, *, interrupted: bool) -
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
         seed=seed,
-        versions=_versions(),
+        versions=versions(),
         interrupted=interrupted,
         run_directory=str(directory),
     )
 
 
-def _device_name(device: Any) -> str:
-    import torch
-
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} {'thread' if threads == 1 else 'threads'}"
-
-
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0]}

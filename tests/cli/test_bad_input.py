@@ -126,7 +126,7 @@ def test_models_that_cannot_be_used(
         ("./missing", "There is no model at ./missing. Name"),
         ("mode.gguf", "There is no model at mode.gguf. In its folder there is 'model.gguf'"),
         ("nobody/nothing", "nobody/nothing is no folder here and cannot be had from the hub. Check the name"),
-        ("model.gguf", "model.gguf cannot be loaded (ValueError"),
+        ("model.gguf", "model.gguf cannot be loaded: it is no complete GGUF file. Download it again"),
         ("model.pt", "model.pt holds pickled weights"),
         ("rows.jsonl", "rows.jsonl is a file, not a model"),
         ("", "No model is named"),
@@ -298,7 +298,7 @@ def test_the_main_kinds_in_processes_of_their_own(model: Path, rows: Path, tmp_p
         "pickled",
         "line 2",
         "No such option",
-        "Missing argument 'model'",
+        "No model to measure on.",
         "nowhere cannot be read",
     ]
     for process, expected in zip(every, words, strict=True):
@@ -319,7 +319,7 @@ def test_what_should_not_happen_says_so(
     def broken(*_: Any) -> None:
         raise AssertionError("\x1b[31msecret row text")
 
-    monkeypatch.setattr("rightrank.bank.targets.find_targets", broken)
+    monkeypatch.setattr("rightrank.bank.base_model.find_targets", broken)
     said = run(model, rows, *QUICK)
     assert said.code == 1 and said.out == ""
     assert said.complaint.startswith("This should not have happened (AssertionError). Run it with --debug")

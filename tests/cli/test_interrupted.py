@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -56,6 +57,23 @@ def test_ctrl_c_in_the_middle_answers_from_what_is_measured(model: Path, rows: P
     assert "%|" not in said.err and "Loading" not in said.err  # no library's progress bar
 
 
+def test_a_scheduler_that_wants_its_machine_back_gets_an_answer(
+    run: Run, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, calls = LocalExecutor.train, iter(range(100))
+
+    def stopped(self: LocalExecutor, pack: Any, **options: Any) -> Any:
+        if next(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train(self, pack, **options)
+
+    monkeypatch.setattr(LocalExecutor, "train", stopped)
+    said = run(model, rows, *QUICK, "--out", "run", "--json")
+    assert said.code == 0, said.err
+    answer = json.loads(said.out)
+    assert answer["provenance"]["interrupted"] and len(answer["points"]) == 2
+
+
 def test_ctrl_c_before_anything_is_measured(model: Path, rows: Path, tmp_path: Path) -> None:
     waiting = "from rightrank.executors.local import LocalExecutor as L; import time\nL.evaluate_base = lambda self: time.sleep(60)"
     process = own_process(tmp_path, "recommend", model, rows, *QUICK, "--out", "run", code=waiting)
@@ -102,7 +120,7 @@ def full_disk_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
-        calls["left"] -= 1
+        calls["left"] -= not stat.S_ISDIR(os.fstat(descriptor).st_mode)
         if calls["left"] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)

@@ -116,6 +116,8 @@ def lasting(answer: Recommendation) -> dict[str, Any]:
     for step in plain["to_decide"]:
         step.pop("minutes")
         step["command"] = step["command"].partition(" --budget")[0]
+    for option in plain["options"]:
+        option.pop("train_minutes")
     return plain
 
 
@@ -282,7 +284,13 @@ def test_json_and_nothing_else_on_stdout(folder: Path, tmp_path: Path) -> None:
     assert said.stderr.startswith("rows.jsonl: prompt/completion, 80 train / 20 held out.\n")
     assert "Loading" not in said.stderr and "%|" not in said.stderr and "\n\n" not in said.stderr
     files = {p.name for p in (tmp_path / "run").iterdir()}
-    assert {"report.html", "recommendation.json", "trl_sft.sh", "peft_lora_config.json", "trl_rows"} <= files
+    assert {
+        "report.html",
+        "recommendation.json",
+        "trl_sft.yaml",
+        "peft_lora_config.json",
+        "trl_rows",
+    } <= files
 
 
 def test_report_renders_again_from_the_json_alone(

@@ -428,3 +428,12 @@ def test_next_to_nothing_certifies_nothing(examples: int, change) -> None:
 def test_no_run_is_an_error() -> None:
     with pytest.raises(ValueError, match="no finished run"):
         quick(take(draw(SMALL), np.arange(0)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_nothing_bounds_the_worst_case_the_lowest_loss_is_the_best_guess(seed: int) -> None:
+    """Ten noisy rows: intervals reach anywhere, and the setting whose happens to end lowest may be an awful one."""
+    found = quick(draw(World(examples=20, own=3.0, smooth=2.0, seeds=1), seed=seed))
+    assert (found.status, found.worst_case_percent) == ("UNDECIDED", None)
+    losses = {p.setting: p.loss.value for p in found.choices if p.kind == "tuned" and p.loss is not None}
+    assert found.choice == min(losses, key=lambda setting: losses[setting])

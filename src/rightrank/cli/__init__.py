@@ -6,7 +6,7 @@ import sys
 from os import devnull
 from pathlib import Path
 
-from rightrank.cli import recommend, report  # noqa: F401  (importing a command adds it)
+from rightrank.cli import recommend, estimate, check, cut, fleet, report, verify, runs, compare, forget  # noqa: F401  # isort: skip
 from rightrank.cli.app import app, debugging
 from rightrank.errors import StoppedError, UserError
 

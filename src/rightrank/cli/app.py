@@ -30,6 +30,18 @@ Data = Annotated[
         metavar="DATA", help="Rows: .jsonl, .json, .csv, .parquet, folder or hub id.", show_default=False
     ),
 ]
+MaybeModel = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="Model folder, .gguf file or hub id.", show_default=False),
+]
+MaybeData = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA",
+        help="Rows: .jsonl, .json, .csv, .parquet, folder or hub id.",
+        show_default=False,
+    ),
+]
 Budget = Annotated[
     float | None,
     typer.Option(
@@ -42,12 +54,21 @@ Out = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its price; train nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Gpu = Annotated[
+    str | None,
+    typer.Option("--gpu", metavar="NAME", help="Card to estimate for: h100, l4, ... Default: the one here."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and libraries' warnings.")]
 Device = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="cuda, cuda:1, cpu. Default: the first GPU.")
+    str | None, typer.Option("--device", metavar="NAME", help="cuda, cuda:1, cpu. Default: all GPUs.")
 ]
 Seed = Annotated[
     int, typer.Option("--seed", metavar="N", help="Same seed, same result. Default: 0.", show_default=False)
+]
+
+MaybeSeed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", help="Same seed, same result. Default: 0.", show_default=False),
 ]
 
 _shown = {"debug": False}
@@ -79,9 +100,13 @@ def deliver(answer: Recommendation, directory: Path, request: Any, *, as_json: b
         else:
             from rich.console import Console
 
+            from rightrank.progress import say
             from rightrank.report.terminal import print_recommendation
 
-            print_recommendation(answer, Console(highlight=False), written.paths)
+            console = Console(highlight=False)
+            print_recommendation(answer, console, written.paths)
+            for note in written.notes:
+                say(console, note)
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -102,9 +127,11 @@ def quiet_libraries() -> None:
         os.environ.setdefault(name, "1")
     if _shown["debug"]:
         return
+    import logging
     import warnings
 
     warnings.filterwarnings("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # advice on kernels, at its import
     for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "critical")
 

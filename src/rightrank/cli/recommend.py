@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rightrank.arguments import command_again, one_of, own_setting, rank_list
+from rightrank.arguments import bits, command_again, one_of, own_setting, rank_list
 from rightrank.cli.app import (
     Budget,
-    Data,
     Debug,
     Device,
     DryRun,
     Json,
-    Model,
+    MaybeData,
+    MaybeModel,
+    MaybeSeed,
     Out,
     Resume,
     Seed,
@@ -30,8 +32,8 @@ from rightrank.errors import ModelError, StoppedError
 
 @app.command()
 def recommend(
-    model: Model,
-    data: Data,
+    model: MaybeModel = None,
+    data: MaybeData = None,
     budget: Budget = None,
     epochs: Annotated[
         float | None, typer.Option(metavar="N", help="Epochs you will train. Default: 3.")
@@ -46,10 +48,24 @@ def recommend(
         str | None,
         typer.Option("--yours", metavar="R,ALPHA,LR", help="Also measure your own setting: 16,32,2e-4."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your trainer's config: model, data and recipe come from it."),
+    ] = None,
     max_rank: Annotated[int | None, typer.Option(metavar="R", help="Largest rank you can serve.")] = None,
     eval_data: Annotated[
         str | None, typer.Option(metavar="ROWS", help="Your held-out rows. Default: a fifth of DATA.")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(metavar="CMD", help="Your own measure: CMD ADAPTER_DIR prints a number."),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="ROWS", help="Old skills: what does training take from them?")
+    ] = None,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Then train the winner on all rows; keep the adapter.")
+    ] = False,
     out: Out = None,
     resume: Resume = False,
     dry_run: DryRun = False,
@@ -74,8 +90,20 @@ def recommend(
     ranks: Annotated[
         str | None, typer.Option(metavar="R,R,...", help="Ranks to try. Default: 4 to 128.")
     ] = None,
+    load_in_4bit: Annotated[
+        bool, typer.Option("--load-in-4bit", help="The base in 4 bits (NF4), as QLoRA loads it.")
+    ] = False,
+    load_in_8bit: Annotated[
+        bool, typer.Option("--load-in-8bit", help="The base in 8 bits, as LLM.int8 has it.")
+    ] = False,
+    report_to: Annotated[
+        str | None, typer.Option(metavar="NAME", help="wandb, tensorboard, trackio, all. Default: none.")
+    ] = None,
     device: Device = None,
-    seed: Seed = 0,
+    executor: Annotated[
+        str | None, typer.Option(metavar="NAME", help="local or ray: a Ray cluster. Default: local.")
+    ] = None,
+    seed: MaybeSeed = None,
     revision: Annotated[str | None, typer.Option(metavar="REV", help="Of a hub model.")] = None,
     data_config: Annotated[str | None, typer.Option(metavar="NAME", help="Of a hub data set.")] = None,
     data_split: Annotated[
@@ -106,20 +134,29 @@ def recommend(
         "recipe": recipe,
         "budget_minutes": budget,
         "yours": own_setting(yours),
+        "config": config,
+        "finish": finish,
         "max_rank": max_rank,
         "ranks": rank_list(ranks),
+        "quantization": bits(load_in_4bit, load_in_8bit),
         "eval_data": eval_data,
+        "metric": metric,
+        "keep": keep,
+        "report_to": report_to or (),
+        "show_stderr": debug,
         "data_config": data_config,
         "data_split": data_split,
         "data_revision": data_revision,
         "revision": revision,
-        "chat_template": not no_chat_template,
+        "chat_template": False if no_chat_template else None,
         "trust_remote_code": trust_remote_code,
         "device": device,
+        "executor": one_of("--executor", executor, ("local", "ray")) or "local",
         "out": out,
         "resume": resume,
         "seed": seed,
     }
+    options = {name: value for name, value in options.items() if value is not None}
     _recommend(model, data, options, dry_run=dry_run, as_json=as_json)
 
 
@@ -162,17 +199,22 @@ def demo(
     _recommend(str(model), str(rows), options, dry_run=dry_run, as_json=as_json)
 
 
-def _recommend(model: str, data: str, options: dict[str, Any], *, dry_run: bool, as_json: bool) -> None:
+def _recommend(
+    model: str | None, data: str | None, options: dict[str, Any], *, dry_run: bool, as_json: bool
+) -> None:
     from dataclasses import replace
 
     from rich.console import Console
 
     from rightrank import progress
-    from rightrank.measuring import Request, measure, prepare
+    from rightrank.from_config import request as make_request
+    from rightrank.measuring import measure
+    from rightrank.preparing import prepare
+    from rightrank.stopping import heard_as_ctrl_c
 
     quiet_libraries()
     console = Console(stderr=True, highlight=False)
-    request = Request(
+    request = make_request(
         model,
         data,
         **options,
@@ -183,7 +225,8 @@ def _recommend(model: str, data: str, options: dict[str, Any], *, dry_run: bool,
         if dry_run:
             prepare(request)
             return
-        with progress.shown(console) as advance:
+        # Some libraries print what they have to say, and stdout is for the answer alone.
+        with heard_as_ctrl_c(), progress.shown(console) as advance, redirect_stdout(sys.stderr):
             answer = measure(prepare(replace(request, on_progress=advance)))
     except KeyboardInterrupt as stop:
         problem = str(stop) or "Interrupted before anything was measured."

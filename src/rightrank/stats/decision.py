@@ -168,7 +168,7 @@ def _status(
     gain: Literal["sure", "none", "unclear"],
 ) -> tuple[Status, int, tuple[str, ...]]:
     """Status, the setting to use and the reasons."""
-    safe = _safe(data, standing, margin.percent)
+    safe = _safe(data, standing, margin.percent, bounded=gain == "sure")
     obstacles = _obstacles(data, standing, candidates)
     if gain == "none" and not data.evidence.starved:
         return "NO_GAIN", standing.chosen[candidates[0].rank], words.no_gain(standing)
@@ -213,13 +213,16 @@ def _obstacles(data: Measured, standing: Standing, candidates: list[Candidate]) 
     return found
 
 
-def _safe(data: Measured, standing: Standing, margin_percent: float) -> int:
+def _safe(data: Measured, standing: Standing, margin_percent: float, *, bounded: bool) -> int:
     """The setting whose gain lost has the lowest upper bound; within a tenth of the margin of it, the one of the smallest rank.
 
-    Settings that are significantly less accurate than the best come last.
+    Settings that are significantly less accurate than the best come last. Not ``bounded``: where it is not certain that anything is
+    gained, upper bounds are noise, and the lowest loss is the best guess there is.
     """
     known = [int(u) for u in np.flatnonzero(np.isfinite(standing.lost_U))]
     accurate = [u for u in known if not less_accurate(data, standing, u)] or known
+    if not bounded:
+        return min(accurate, key=lambda u: (standing.lost_U[u], data.settings[u].rank))
     bound = {u: standing.gain_lost_by(u).high for u in accurate}
     lowest = min(bound.values())
     near = [u for u in accurate if bound[u] <= lowest + 0.1 * margin_percent]

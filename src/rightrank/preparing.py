@@ -1,0 +1,217 @@
+"""What comes before the first measurement: read the rows, load the model, check and time it, and plan."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rightrank.besides_asked import Asked, Model, ask, price
+from rightrank.errors import BudgetError
+from rightrank.finishing import price_line
+from rightrank.fitting import enough_memory, fit_each_other, ranks_to_try
+from rightrank.request import Request, check
+from rightrank.row_habits import as_its_trainer_reads, with_warm_up_steps
+from rightrank.run_directory import choose_directory, continued
+from rightrank.run_facts import data_line, model_line
+from rightrank.trackers import chosen_trackers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rightrank.bank.memory import MemoryModel
+    from rightrank.bank.verify import Path as HowItRuns
+    from rightrank.data import PreparedData, TokenizedExample
+    from rightrank.executors.fleet import Fleet
+    from rightrank.executors.local import LocalExecutor
+    from rightrank.executors.survey import BaseFacts
+    from rightrank.executors.worker import Worker
+    from rightrank.probe.plan import Job, Plan, Speed
+
+SHORTEST_DEFAULT_SECONDS = 180.0
+"""What anyone waits for an answer without being asked. Assumed."""
+LONGEST_UNASKED_SECONDS = 900.0
+"""What anyone waits without being asked where less would give no answer at all. Assumed."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before the first measurement."""
+
+    request: Request
+    directory: Path
+    started: float
+    data: PreparedData
+    base: BaseFacts
+    path: HowItRuns
+    memory: MemoryModel
+    executor: LocalExecutor | Fleet
+    job: Job
+    speed: Speed
+    plan: Plan
+    candidates: tuple[int, ...]
+    """Ranks that may be tried."""
+    widest_rank: int
+    asked: Asked
+    """What is measured besides the loss."""
+
+    @property
+    def model(self) -> Model:
+        """For what is measured besides, on the one device that is used then."""
+        return _model(self.executor, self.memory)
+
+
+def prepare(request: Request) -> Prepared:
+    """Read the data, load the model, check and time it, and plan. Trains nothing and writes nothing.
+
+    What takes longest comes last, so that a mistake shows early.
+    """
+    from rightrank import data as reading
+
+    started = time.monotonic()
+    check(request)
+    chosen_trackers(request.report_to)
+    directory = choose_directory(request.out, request.dataset, resume=request.resume)
+    source: dict[str, Any] = {"config": request.data_config, "revision": request.data_revision}
+    with enough_memory():
+        rows = reading.understand(request.dataset, split=request.data_split, **source)
+        request = as_its_trainer_reads(request, rows)
+        held_out = None
+        if request.eval_data is not None:
+            held_out = reading.understand(request.eval_data, prefer=reading.EVAL_SPLITS, **source)
+
+        from rightrank.bank.base_model import load_tokenizer
+        from rightrank.executors.choose import open_workers
+
+        loading: dict[str, Any] = {
+            "revision": request.revision,
+            "trust_remote_code": request.trust_remote_code,
+        }
+        tokenizer = request.tokenizer
+        if tokenizer is None:
+            tokenizer = load_tokenizer(request.model, **loading)
+        data = reading.prepare(
+            rows,
+            tokenizer,
+            request.recipe,
+            eval_data=held_out,
+            chat_template=request.chat_template,
+            seed=request.seed,
+        )
+        request = with_warm_up_steps(request, data)
+        request.on_text(data_line(data))
+        asked = ask(request, tokenizer, data)
+        loading |= {"only": request.target_modules, "quantization": request.quantization}
+        workers = open_workers(request, tokenizer, loading, one_device=asked.anything)
+        fit_each_other(workers.facts, data, asked.examples)
+        return _plan(request, directory, started, data, workers, asked)
+
+
+def _plan(
+    request: Request,
+    directory: Path,
+    started: float,
+    data: PreparedData,
+    workers: Worker | Fleet,
+    asked: Asked,
+) -> Prepared:
+    from rightrank.bank.memory import GIB
+    from rightrank.probe.plan import Job, final_ranks, plan_lines
+
+    base, targets = workers.facts, workers.facts.targets
+    widest = max(target.max_rank for target in targets)
+    ranks = ranks_to_try(request, widest)
+    named = str(request.model) if isinstance(request.model, (str, Path)) else base.name
+    survey = workers.survey(data.train, _middling(data.train, 3), request.recipe, named)
+    path, memory, executor = survey.path, survey.memory, workers.executor
+    request.on_text(model_line(base, path.words))
+    job = Job(
+        examples=data.train_rows,
+        at_hand=len(data.train),
+        recipe=request.recipe,
+        parameters_per_rank=sum(target.width_in + target.width_out for target in targets),
+        decide_pool=len(data.decide),
+        score_pool=len(data.score),
+        held_out_tokens=float(np.mean([len(e.token_ids_T) for e in (*data.decide, *data.score)])),
+    )
+    executor.fit_together([_largest(ranks)])  # too little memory shows here, before anything is spent
+    speed = executor.measure_speed(small=min(ranks), large=max(ranks))
+    if asked.anything:
+        asked = price(asked, request, _model(executor, memory), job, speed, ranks)
+    plan = _affordable_plan(request, job, speed, ranks, started, asked.reserve_seconds)
+    if request.resume:
+        plan = continued(plan, directory, ranks, new_budget=request.budget_minutes is not None)
+    executor.judge_by(data.decide[: plan.decide], data.score[: plan.score])
+    batch_tokens = int(request.recipe.batch_size * np.mean([len(e.token_ids_T) for e in data.train]))
+    at_once = sorted(final_ranks(plan), reverse=True)[: speed.together]
+    card = executor.available_bytes() / GIB
+    foreseen = memory.peak_gib(job.parameters_per_rank * sum(at_once), len(at_once) * batch_tokens)
+    # Loading may have taken more than training will; and what does not fit at once is trained in turn.
+    peak = max(min(foreseen, card), executor.peak_gib())
+    for line in plan_lines(plan, job, peak, card):
+        request.on_text(line)
+    if request.finish:
+        request.on_text(price_line(data, job, speed, ranks))
+    return Prepared(
+        request,
+        directory,
+        started,
+        data,
+        base,
+        path,
+        memory,
+        executor,
+        job,
+        speed,
+        plan,
+        ranks,
+        widest,
+        asked,
+    )
+
+
+def _affordable_plan(
+    request: Request, job: Job, speed: Speed, ranks: tuple[int, ...], started: float, reserve_seconds: float
+) -> Plan:
+    """What the budget pays for.
+
+    Where nobody set one and a run takes seconds: a few minutes instead of a run's time, or what the smallest comparison takes.
+    """
+    from rightrank.probe.plan import make_plan
+
+    budget = None if request.budget_minutes is None else request.budget_minutes * 60
+    spent = time.monotonic() - started + reserve_seconds
+    tried = (budget,) if budget is not None else (None, SHORTEST_DEFAULT_SECONDS + spent)
+    for seconds in tried:
+        try:
+            return make_plan(job, speed, ranks, seconds, spent_seconds=spent)
+        except BudgetError as error:
+            least = error
+    if budget is None and least.least_seconds is not None and least.least_seconds <= LONGEST_UNASKED_SECONDS:
+        return make_plan(job, speed, ranks, least.least_seconds, spent_seconds=spent)
+    raise least
+
+
+def _model(executor: LocalExecutor | Fleet, memory: MemoryModel) -> Model:
+    from rightrank.executors.local import LocalExecutor
+
+    assert isinstance(executor, LocalExecutor), (
+        "what is measured besides was asked for, and so one device was opened"
+    )
+    return Model(executor.base, executor.base_name, executor.targets, memory, executor.packed)
+
+
+def _largest(ranks: Sequence[int]) -> Any:
+    from rightrank.probe.ladder import configuration
+
+    return configuration(max(ranks), 1e-4, "rank")
+
+
+def _middling(examples: Sequence[TokenizedExample], count: int) -> list[TokenizedExample]:
+    """A few examples of about median length, to check and measure the model on."""
+    by_length = sorted(examples, key=lambda e: len(e.token_ids_T))
+    middle = len(by_length) // 2
+    return by_length[max(0, middle - count // 2) :][:count]
