@@ -22,8 +22,8 @@ OLDEST_TESTS = tests/data tests/report tests/bank/test_adapter_file.py tests/ban
   tests/bank/test_model_files.py tests/bank/test_peft_format.py tests/bank/test_quantized.py tests/executors/test_local.py \
   tests/probe/test_run.py tests/recommend/test_api.py tests/cli/test_bad_input.py tests/cli/test_config.py tests/stats/test_paired.py \
   tests/trainers/test_peft_config.py tests/test_durable.py tests/test_run_directory.py tests/test_versions.py
-# Other versions' own doings, no fault of ours: TRL before 1.14.2 masks a token that prompt and completion share, transformers before
-# 5.21 runs Gemma 2 without its soft cap, and PEFT before 0.21 warns where it has no need to.
+# What older versions do otherwise: TRL up to 1.14.0 masks a token that prompt and completion share, transformers up to 5.20 runs
+# Gemma 2 without its soft cap, and PEFT up to 0.20 warns where there is no need to.
 OLDEST_OPTIONS = --ignore tests/report/test_browser.py \
   --deselect tests/data/test_tokens.py::test_strings_without_template_equal_trl \
   --deselect tests/bank/test_quantized.py::test_a_model_that_needs_its_own_attention_loads_from_a_folder \

@@ -110,7 +110,10 @@ def test_another_version_on_a_machine_of_the_cluster_is_refused():
 
 def test_nothing_is_sent_home(cluster):
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-    from ray._common.usage import usage_lib
+    try:
+        from ray._common.usage import usage_lib
+    except ImportError:  # before 2.50 or so it lived elsewhere
+        from ray._private.usage import usage_lib
 
     assert not usage_lib.usage_stats_enabled()
 
