@@ -13,7 +13,7 @@ from rightrank.cli.app import Budget, Debug, Gpu, Json, Out, app, quiet_librarie
 from rightrank.errors import StoppedError
 
 
-@app.command()
+@app.command(short_help="Keep a config's settings, or change these lines?")
 def check(
     config: Annotated[
         Path, typer.Argument(metavar="CONFIG", help="Your trainer's config.", show_default=False)

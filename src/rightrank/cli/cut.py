@@ -12,7 +12,7 @@ from rightrank.cli.app import Debug, Json, Out, Seed, app, quiet_libraries, set_
 from rightrank.errors import StoppedError
 
 
-@app.command()
+@app.command(short_help="Choose the rank after training: cut an adapter.")
 def cut(
     adapter: Annotated[
         Path,

@@ -12,7 +12,7 @@ from rightrank.arguments import measuring_instead, one_of, own_setting, rank_lis
 from rightrank.cli.app import Debug, Gpu, Json, app, quiet_libraries, set_debug
 
 
-@app.command()
+@app.command(short_help="What is known in seconds, without measuring.")
 def estimate(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Model folder, .gguf file or hub id.")

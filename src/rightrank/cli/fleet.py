@@ -12,7 +12,7 @@ import typer
 from rightrank.cli.app import Debug, Json, app, set_debug
 
 
-@app.command()
+@app.command(short_help="The smallest rank that serves many adapters.")
 def fleet(
     runs: Annotated[
         list[Path],

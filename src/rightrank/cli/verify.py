@@ -14,7 +14,7 @@ from rightrank.cli.app import Debug, Device, Json, app, quiet_libraries, set_deb
 from rightrank.errors import StoppedError
 
 
-@app.command()
+@app.command(short_help="Check a run's files; train one setting again.")
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run's directory.", show_default=False)],
     model: Annotated[
