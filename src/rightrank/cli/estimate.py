@@ -10,6 +10,20 @@ import typer
 
 from rightrank.arguments import measuring_instead, one_of, own_setting, rank_list
 from rightrank.cli.app import Debug, Gpu, Json, app, quiet_libraries, set_debug
+from rightrank.cli.options import (
+    BatchSize,
+    DataConfig,
+    DataRevision,
+    DataSplit,
+    Epochs,
+    EvalData,
+    LossOn,
+    MaxLength,
+    NoChatTemplate,
+    OverLong,
+    Revision,
+    TrustRemoteCode,
+)
 
 
 @app.command(short_help="What is known in seconds, without measuring.")
@@ -25,46 +39,28 @@ def estimate(
         Path | None, typer.Option("--config", metavar="FILE", help="Your trainer's config names them.")
     ] = None,
     gpu: Gpu = None,
-    epochs: Annotated[
-        float | None, typer.Option(metavar="N", help="Epochs you will train. Default: 3.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Rows a step, accumulation included. Default: 16.")
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(metavar="N", help="Tokens a row at most. Default: 1024.")
-    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
     yours: Annotated[
         str | None,
         typer.Option("--yours", metavar="R,ALPHA,LR", help="Also your own setting: 16,32,2e-4."),
     ] = None,
-    eval_data: Annotated[
-        str | None, typer.Option(metavar="ROWS", help="Your held-out rows. Default: a fifth of DATA.")
-    ] = None,
-    loss_on: Annotated[
-        str | None, typer.Option(metavar="WHAT", help="completion or all. Default: completion.")
-    ] = None,
-    over_long: Annotated[
-        str | None, typer.Option(metavar="HOW", help="truncate or drop. Default: truncate.")
-    ] = None,
-    no_chat_template: Annotated[
-        bool, typer.Option("--no-chat-template", help="Leave string prompts as they are.")
-    ] = False,
+    eval_data: EvalData = None,
+    loss_on: LossOn = None,
+    over_long: OverLong = None,
+    no_chat_template: NoChatTemplate = False,
     ranks: Annotated[
         str | None, typer.Option(metavar="R,R,...", help="Ranks to list. Default: 4 to 128.")
     ] = None,
     four_bit: Annotated[
         bool, typer.Option("--load-in-4bit", help="The base in 4 bits, as QLoRA loads it.")
     ] = False,
-    revision: Annotated[str | None, typer.Option(metavar="REV", help="Of a hub model.")] = None,
-    data_config: Annotated[str | None, typer.Option(metavar="NAME", help="Of a hub data set.")] = None,
-    data_split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a data set that has some.")
-    ] = None,
-    data_revision: Annotated[str | None, typer.Option(metavar="REV", help="Of a hub data set.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let the model run code of its own.")
-    ] = False,
+    revision: Revision = None,
+    data_config: DataConfig = None,
+    data_split: DataSplit = None,
+    data_revision: DataRevision = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -27,6 +27,20 @@ from rightrank.cli.app import (
     quiet_libraries,
     set_debug,
 )
+from rightrank.cli.options import (
+    BatchSize,
+    DataConfig,
+    DataRevision,
+    DataSplit,
+    Epochs,
+    EvalData,
+    LossOn,
+    MaxLength,
+    NoChatTemplate,
+    OverLong,
+    Revision,
+    TrustRemoteCode,
+)
 from rightrank.errors import ModelError, StoppedError
 
 
@@ -35,15 +49,9 @@ def recommend(
     model: MaybeModel = None,
     data: MaybeData = None,
     budget: Budget = None,
-    epochs: Annotated[
-        float | None, typer.Option(metavar="N", help="Epochs you will train. Default: 3.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Rows a step, accumulation included. Default: 16.")
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(metavar="N", help="Tokens a row at most. Default: 1024.")
-    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
     yours: Annotated[
         str | None,
         typer.Option("--yours", metavar="R,ALPHA,LR", help="Also measure your own setting: 16,32,2e-4."),
@@ -53,9 +61,7 @@ def recommend(
         typer.Option(metavar="FILE", help="Your trainer's config: model, data and recipe come from it."),
     ] = None,
     max_rank: Annotated[int | None, typer.Option(metavar="R", help="Largest rank you can serve.")] = None,
-    eval_data: Annotated[
-        str | None, typer.Option(metavar="ROWS", help="Your held-out rows. Default: a fifth of DATA.")
-    ] = None,
+    eval_data: EvalData = None,
     metric: Annotated[
         str | None,
         typer.Option(metavar="CMD", help="Your own measure: CMD ADAPTER_DIR prints a number."),
@@ -78,15 +84,9 @@ def recommend(
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(metavar="X", help="Default: 0.")] = None,
     dropout: Annotated[float | None, typer.Option(metavar="SHARE", help="LoRA dropout. Default: 0.")] = None,
-    loss_on: Annotated[
-        str | None, typer.Option(metavar="WHAT", help="completion or all. Default: completion.")
-    ] = None,
-    over_long: Annotated[
-        str | None, typer.Option(metavar="HOW", help="truncate or drop. Default: truncate.")
-    ] = None,
-    no_chat_template: Annotated[
-        bool, typer.Option("--no-chat-template", help="Leave string prompts as they are.")
-    ] = False,
+    loss_on: LossOn = None,
+    over_long: OverLong = None,
+    no_chat_template: NoChatTemplate = False,
     ranks: Annotated[
         str | None, typer.Option(metavar="R,R,...", help="Ranks to try. Default: 4 to 128.")
     ] = None,
@@ -104,15 +104,11 @@ def recommend(
         str | None, typer.Option(metavar="NAME", help="local or ray: a Ray cluster. Default: local.")
     ] = None,
     seed: MaybeSeed = None,
-    revision: Annotated[str | None, typer.Option(metavar="REV", help="Of a hub model.")] = None,
-    data_config: Annotated[str | None, typer.Option(metavar="NAME", help="Of a hub data set.")] = None,
-    data_split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a data set that has some.")
-    ] = None,
-    data_revision: Annotated[str | None, typer.Option(metavar="REV", help="Of a hub data set.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let the model run code of its own.")
-    ] = False,
+    revision: Revision = None,
+    data_config: DataConfig = None,
+    data_split: DataSplit = None,
+    data_revision: DataRevision = None,
+    trust_remote_code: TrustRemoteCode = False,
     debug: Debug = False,
 ) -> None:
     """Measure which rank, alpha and learning rate to use."""
