@@ -45,6 +45,8 @@ class Run:
     """Trainings whose results are on disk, each of one or more configurations."""
     megabytes: float
     """On disk, 10**6 bytes."""
+    lead: str = ""
+    """What stands before the setting where it is not simply to be used: safe meanwhile, a guess."""
 
 
 def list_runs(folder: Path) -> tuple[Run, ...]:
@@ -108,6 +110,7 @@ def read_run(directory: Path) -> Run:
         data=answer.data.name,
         data_fingerprint=answer.data.fingerprint,
         status=answer.status,
+        lead="" if answer.lead == "Use" else answer.lead.lower(),
         rank=answer.choice.rank,
         learning_rate=answer.choice.learning_rate,
         minutes=answer.cost.took_minutes,
@@ -191,7 +194,7 @@ def _answer(run: Run) -> str:
         return f"damaged: its answer cannot be read; {wording.count(run.measured, 'training')} measured"
     if run.state == "unfinished" or run.rank is None or run.learning_rate is None:
         return f"unfinished; {wording.count(run.measured, 'training')} measured, kept for --resume"
-    lead = {"UNDECIDED": "safe meanwhile ", "NO_GAIN": "if you train anyway "}.get(run.status, "")
+    lead = f"{run.lead} " if run.lead else ""
     cost = "" if run.minutes is None else f"; {wording.minutes(run.minutes)}"
     runs = "" if run.runs is None else f", {run.runs:.2g} × one run"
     rate = wording.learning_rate(run.learning_rate)

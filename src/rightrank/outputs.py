@@ -71,7 +71,9 @@ def _written(
         _write_rows(request, answer, directory)
     notes: tuple[str, ...] = ()
     if places(answer, directory).trl_rows.is_dir():
-        configs, notes = write_configs(answer, directory)
+        # Printed again, the person's own config, edited and perhaps edited further, stays in the place that it took.
+        own_name = (answer.recipe_from or "").rpartition(" (")[0] if request is None else ""
+        configs, notes = write_configs(answer, directory, kept=own_name)
         paths |= configs
     if request is not None and request.config is not None:
         own, changes = _own_config(request.config, answer, paths)

@@ -141,3 +141,9 @@ def test_nothing_to_list_is_one_sentence(tmp_path: Path, name: str, words: str) 
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=words):
         list_runs(tmp_path / name)
+
+
+def test_a_guess_is_not_listed_as_safe(tmp_path: Path) -> None:
+    answered(tmp_path / "run", status="UNDECIDED", worst_case=None)
+    (line,) = [line for line in run_lines(list_runs(tmp_path)) if "UNDECIDED" in line]
+    assert line.startswith("  UNDECIDED  best guess meanwhile r=32 lr 4e-4; ")

@@ -28,9 +28,9 @@ NAMES = ("peft", "trl", "axolotl", "unsloth", "llama_factory", "mlx_lm", "ms_swi
 
 
 def write_configs(
-    recommendation: Recommendation, directory: str | Path
+    recommendation: Recommendation, directory: str | Path, *, kept: str = ""
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Write every trainer's config into the run directory ``directory``.
+    """Write every trainer's config into the run directory ``directory``. A file of the name ``kept`` that is there stays as it is.
 
     Returns label -> path, and a sentence for each trainer that cannot train what is recommended.
     """
@@ -44,6 +44,8 @@ def write_configs(
             refused.append(f"No config for {trainer.LABEL}: {error.problem}")
             continue
         for name, text in files.items():
+            if name == kept and (folder / name).is_file():
+                continue
             # Paths that are no UTF-8 keep their bytes: Python holds them as surrogates.
             (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
         paths[trainer.LABEL] = folder / trainer.FILE_NAME
