@@ -78,9 +78,10 @@ def check(
 
     read = read_config(config)
     if read.yours is None:
+        unread = f" Keys that were not read: {', '.join(read.unread)}." if read.unread else ""
         raise ConfigurationError(
-            f"{read.path.name} names no rank or learning rate to check.",
-            f"`rightrank recommend --config {read.path}` finds them.",
+            f"{read.path.name} does not name both a rank and a learning rate, so there is no setting to check.{unread}",
+            f"Name both, or let `rightrank recommend --config {read.path}` find them.",
         )
     if measure:
         return from_measurement(read, from_config.recommend(model, dataset, config=config, **options))
@@ -93,7 +94,7 @@ def judge(yours: Setting, like: grids.Likeness) -> Judgement:
     effective = equivalent_learning_rate(rank, alpha, rate)
     priced = grids.price(rank, effective, like)
     label = grids.records().label
-    cost = None if priced is None else GainLost(priced.mean, priced.low, priced.high, priced.sets, label)
+    cost = None if priced is None or like.too_short else GainLost(priced.mean, priced.low, priced.high, priced.sets, label)
     target = _target(rank, like)
     if target is None:
         said = f"No rank like r={rank} was recorded; the recorded ones are 1 to 128."
@@ -103,6 +104,9 @@ def judge(yours: Setting, like: grids.Likeness) -> Judgement:
     if not low / FAR <= effective <= high * FAR:
         said = "So far from every learning rate that was ever best, no measurement is needed to change it."
         return Judgement("change these lines", cost, better, (said,))
+    if like.too_short:
+        said = "So short a run is like none that was recorded: what a setting costs in it is not known."
+        return Judgement("cannot tell without measuring", None, None, (said,))
     more = grids.excess(rank, effective, target, like)
     if more is None or more[2] < ENOUGH_SETS:
         said = "Too few recorded data sets have a learning rate near yours."

@@ -218,7 +218,7 @@ def _settings(
 ) -> list[tuple[tuple[int, float, float | None], Any]]:
     found: list[tuple[tuple[int, float, float | None], Any]] = []
     for rank in ranks:
-        best = grids.best_learning_rate(rank, like)
+        best = None if like.too_short else grids.best_learning_rate(rank, like)
         found.append(((rank, float(alpha_for(rank)), None if best is None else best[0]), "rank"))
     if GUIDE[0] <= widest:
         found.append((GUIDE, "guide"))
@@ -237,7 +237,9 @@ def _setting(
 ) -> SettingEstimate:
     rank, alpha, rate = setting
     parameters = shape.parameters_per_rank * rank
-    lost = None if rate is None else grids.price(rank, equivalent_learning_rate(rank, alpha, rate), like)
+    lost = None
+    if rate is not None and not like.too_short:
+        lost = grids.price(rank, equivalent_learning_rate(rank, alpha, rate), like)
     return SettingEstimate(
         label=f"r={rank}" if kind == "rank" else f"{kind} r={rank} a={alpha:.3g}",
         kind=kind,

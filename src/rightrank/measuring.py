@@ -25,6 +25,7 @@ from rightrank.trackers import Tracking, start_tracking
 if TYPE_CHECKING:
     from rightrank.preparing import Prepared
     from rightrank.probe.loss_table import LossTable
+    from rightrank.probe.plan import Plan
     from rightrank.probe.run import Outcome, Subject
     from rightrank.recommendation import Recommendation
 
@@ -149,6 +150,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             *prepared.executor.notes,
             *besides.notes,
             *mixed_origins(table),
+            *_missed(prepared.plan, table),
         ),
     )
     answer = replace(
@@ -160,6 +162,15 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
     answer.save(table.directory)
     keep_adapter(table, answer)
     return answer
+
+
+def _missed(plan: Plan, table: LossTable) -> tuple[str, ...]:
+    """The ranks that were planned and that time did not reach, in a sentence."""
+    trained = {c.rank for c in table.configurations(plan.final_examples)}
+    missed = sorted(set(plan.ranks) - trained)
+    if not missed:
+        return ()
+    return (f"Planned, but not reached in time: {', '.join(f'r={rank}' for rank in missed)}.",)
 
 
 def _subject(prepared: Prepared) -> Subject:

@@ -111,8 +111,9 @@ def check(request: Request) -> None:
         raise ConfigurationError(f"{bad} is no rank.", "Give whole numbers above zero.")
     if request.yours is not None and not all(math.isfinite(x) and x > 0 for x in request.yours):
         raise ConfigurationError(
-            "Your own setting has a number that is not above zero.",
-            "Give rank, alpha and learning rate, such as 16,32,2e-4.",
+            f"Your own setting, rank {request.yours[0]}, alpha {request.yours[1]:g} and learning rate {request.yours[2]:g},"
+            " has a number that is not above zero.",
+            "Mend it in --yours." if request.config is None else f"Mend it in {Path(request.config).name}.",
         )
     if request.target_modules is not None and not all(name.strip() for name in request.target_modules):
         raise ConfigurationError(

@@ -133,7 +133,7 @@ def test_a_config_without_a_setting_has_nothing_to_check(
 
     path = tmp_path / "c.yaml"
     monkeypatch.setattr(trainers, "read_config", lambda _: TrainerConfig("Some", path, None, None))
-    with pytest.raises(ConfigurationError, match=r"c.yaml names no rank or learning rate to check"):
+    with pytest.raises(ConfigurationError, match=r"c.yaml does not name both a rank and a learning rate"):
         rightrank.check(path)
 
 

@@ -234,7 +234,10 @@ def test_every_row_too_long(run: Run, model: Path, rows: Path) -> None:
         (("--ranks", "8", "--max-rank", "4"), "Every rank to try is above --max-rank 4. Raise"),
         (("--max-rank", "0"), "The largest rank 0 is no rank. Give"),
         (("--yours", "nonsense"), "--yours 'nonsense' is no setting. Give rank, alpha and learning rate"),
-        (("--yours", "8,16,nan"), "not above zero. Give"),
+        (
+            ("--yours", "8,16,nan"),
+            "learning rate nan, has a number that is not above zero. Mend it in --yours",
+        ),
         (("--yours", "512,16,1e-4"), "Rank 512 is beyond the width"),
         (("--budget", "0"), "A budget of 0 minutes is no time. Give"),
         (("--budget", "nan"), "A budget of nan minutes is no time. Give"),

@@ -120,12 +120,12 @@ def test_the_cpus_rate_is_timed() -> None:
 
 
 def test_the_command_prints_one_screen(bare: str, rows: Path, run: Run) -> None:
-    said = run(bare, rows, "--gpu", "l4", "--epochs", "1", name="estimate")
+    said = run(bare, rows, "--gpu", "l4", "--epochs", "30", name="estimate")
     assert said.code == 0, said.err
     lines = said.out.splitlines()
     assert lines[0] == "ESTIMATE   Nothing was measured; no weights were read."
     assert len(lines) <= 40
-    assert f"rightrank recommend {bare} {rows} --epochs 1" in lines[-1]
+    assert f"rightrank recommend {bare} {rows} --epochs 30" in lines[-1]
     assert not re.search(r"\b(bank|pack|rung|surface|regret)\b", said.out)
     for words in (
         "On L4: one run",
@@ -139,12 +139,21 @@ def test_the_command_prints_one_screen(bare: str, rows: Path, run: Run) -> None:
 
 
 def test_the_command_as_json(bare: str, rows: Path, run: Run) -> None:
-    said = run(bare, rows, "--gpu", "l4", "--json", "--yours", "8,16,2e-2", name="estimate")
+    said = run(bare, rows, "--gpu", "l4", "--json", "--yours", "8,16,2e-2", "--epochs", "30", name="estimate")
     found = json.loads(said.out)
     assert found["kind"] == "estimate"
     assert found["settings"][-1]["label"] == "yours r=8 a=16"
     assert "5 data sets" in found["settings"][-1]["gain_lost"]["source"]
-    assert found["recipe"]["origins"] == {}
+    assert found["recipe"]["origins"] == {"epochs": "given"}
+
+
+def test_of_a_run_shorter_than_any_recorded_one_no_loss_is_foretold(bare: str, rows: Path, run: Run) -> None:
+    said = run(bare, rows, "--gpu", "l4", "--epochs", "1", "--yours", "8,16,2e-2", name="estimate")
+    assert "gain lost: not known; nothing like this run was recorded: your run has 5 steps" in " ".join(
+        said.out.split()
+    )
+    table = [line for line in said.out.splitlines() if line.startswith((" r=", " guide", " yours"))]
+    assert len(table) == 5 and all("not recorded" in line and "%" not in line for line in table)
 
 
 def test_a_model_or_data_that_is_not_there(bare: str, rows: Path, run: Run) -> None:

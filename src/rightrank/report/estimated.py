@@ -135,6 +135,9 @@ def run_line(estimate: Estimate) -> str:
 def recorded_line(estimate: Estimate) -> str:
     """Where the last column comes from."""
     sets = max((s.gain_lost.sets for s in estimate.settings if s.gain_lost), default=0)
+    if not sets:
+        why = f": {estimate.doubts[-1]}" if estimate.doubts else ""
+        return f"gain lost: not known; nothing like this run was recorded{why}."
     # Of n + 1 exchangeable values the last is neither the least nor the most with probability (n - 1) / (n + 1).
     often = "" if estimate.doubts else f" Another such data set falls inside {sets - 1} times in {sets + 1}."
     return (

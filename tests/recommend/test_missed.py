@@ -1,0 +1,22 @@
+"""Ranks that were planned and that time did not reach are named."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from rightrank.measuring import _missed
+from rightrank.probe.loss_table import Configuration
+
+
+def missed(*trained: tuple[int, int]) -> tuple[str, ...]:
+    plan = SimpleNamespace(ranks=(8, 32, 128), final_examples=47)
+    table = SimpleNamespace(
+        configurations=lambda examples: [Configuration(r, r, 1e-3) for r, rows in trained if rows == examples]
+    )
+    return _missed(plan, table)  # type: ignore[arg-type]
+
+
+def test_what_was_only_trained_on_fewer_rows_was_not_reached() -> None:
+    assert missed((8, 47), (32, 47), (16, 47), (128, 23)) == ("Planned, but not reached in time: r=128.",)
+    assert missed((8, 47)) == ("Planned, but not reached in time: r=32, r=128.",)
+    assert missed((8, 47), (32, 47), (128, 47)) == ()
