@@ -94,7 +94,11 @@ def judge(yours: Setting, like: grids.Likeness) -> Judgement:
     effective = equivalent_learning_rate(rank, alpha, rate)
     priced = grids.price(rank, effective, like)
     label = grids.records().label
-    cost = None if priced is None or like.too_short else GainLost(priced.mean, priced.low, priced.high, priced.sets, label)
+    cost = (
+        None
+        if priced is None or like.too_short
+        else GainLost(priced.mean, priced.low, priced.high, priced.sets, label)
+    )
     target = _target(rank, like)
     if target is None:
         said = f"No rank like r={rank} was recorded; the recorded ones are 1 to 128."

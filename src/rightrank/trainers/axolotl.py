@@ -265,7 +265,10 @@ def _modules(keys: Keys, notes: list[str]) -> tuple[str, ...] | None:
     if everywhere or names == ("all-linear",):
         return None
     if not names:
-        notes.append("The config names no layers, and few would be adapted; measured are all linear layers.")
+        notes.append(
+            "The config names no layers to adapt (lora_target_modules, lora_target_linear), and Axolotl would adapt only a few: all linear"
+            " layers are measured, and written into the config."
+        )
         return ()
     return names
 
