@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.attention import UnsupportedAttentionError
 from rightrank.bank.forward import Forward
 from rightrank.bank.graphs import train_in_graphs
 from rightrank.bank.optimizer import BankOptimizer
-from rightrank.bank.rows import STEP, Shape, StaticRow, shape_of
+from rightrank.bank.rows import CAPTURE, STEP, Shape, StaticRow, choose_shapes, fitting, shape_of
 from rightrank.bank.static import StaticForward
 from rightrank.bank.step import gradients, train, trained_tokens
 from rightrank.bank.targets import find_targets
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from rightrank.bank.base_model import BaseModel
 
 SPECS = (AdapterSpec(1, 2.0, 1e-3), AdapterSpec(4, 8.0, 1e-2), AdapterSpec(9, 9.0, 3e-3))
+ROOM = 64
 KINDS = ("llama", "qwen3", "mistral", "gpt2")
 
 
@@ -38,7 +41,7 @@ def bank_of(base: BaseModel, noise: float = 0.0) -> AdapterBank:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("more", [0, 3 * STEP], ids=["snug", "roomy"])
+@pytest.mark.parametrize("more", [0, 192], ids=["snug", "roomy"])
 def test_a_micro_step_has_the_loss_and_the_gradients_of_the_plain_one(kind: str, more: int) -> None:
     base = tiny_base(kind)
     examples = random_examples(5)
@@ -62,8 +65,12 @@ def test_a_whole_run_trains_the_same_adapters(kind: str) -> None:
     base = tiny_base(kind)
     examples, recipe = random_examples(30), Recipe().given(epochs=2, batch_size=4)
     plain, static = bank_of(base), bank_of(base)
+    looks: dict[str, list[tuple[int, list[float]]]] = {"plain": [], "static": []}
     with Forward(base, plain) as forward:
-        wanted = train(forward, plain, examples, recipe, seed=0, capacity=30)
+        wanted = train(
+            forward, plain, examples, recipe, seed=0, capacity=30, look_after=(5, 12),
+            on_look=lambda done, loss_K: looks["plain"].append((done, loss_K.tolist())),
+        )  # fmt: skip
     seen: list[tuple[int, int]] = []
     found = train_in_graphs(
         base,
@@ -74,10 +81,15 @@ def test_a_whole_run_trains_the_same_adapters(kind: str) -> None:
         capacity=30,
         compiled=False,
         on_step=lambda *done: seen.append(done),
+        look_after=(5, 12),
+        on_look=lambda done, loss_K: looks["static"].append((done, loss_K.tolist())),
     )
     assert (found.steps, found.tokens, found.diverged_K) == (wanted.steps, wanted.tokens, wanted.diverged_K)
     assert seen == [(step + 1, 16) for step in range(16)]
     assert found.train_loss_K == pytest.approx(wanted.train_loss_K, rel=1e-6)
+    for (done, mine), (when, plain_loss) in zip(looks["static"], looks["plain"], strict=True):
+        assert done == when
+        assert mine == pytest.approx(plain_loss, rel=1e-6)
     for one, other in zip(static.masters, plain.masters, strict=True):
         assert torch.linalg.vector_norm(one - other) < 1e-5 * torch.linalg.vector_norm(other)
 
@@ -135,7 +147,7 @@ def test_the_model_comes_back_as_it_was() -> None:
 def test_a_soft_cap_is_refused() -> None:
     base = tiny_base("gemma2")
     bank = bank_of(base)
-    row = StaticRow.empty(Shape(STEP, STEP), len(SPECS), 8, base.device)
+    row = StaticRow.empty(Shape(ROOM, ROOM), len(SPECS), 8, base.device)
     row.fill(random_examples(2), len(SPECS), 5)
     with (
         StaticForward(base, bank, working_copy(bank), longest=12) as forward,
@@ -147,14 +159,32 @@ def test_a_soft_cap_is_refused() -> None:
 def test_rows_have_one_sequence_an_example_one_for_the_filling_and_empty_ones() -> None:
     examples = random_examples(2)
     one, two = (len(e.token_ids_T) for e in examples)
-    row = StaticRow.empty(Shape(STEP, STEP), 2, 3, torch.device("cpu"))
+    row = StaticRow.empty(Shape(ROOM, ROOM), 2, 3, torch.device("cpu"))
     row.fill(examples, 2, 4)
-    mine = [0, one, one + two, STEP]
-    assert row.ends_N.tolist() == [*mine, *(STEP + place for place in mine), 2 * STEP]
+    mine = [0, one, one + two, ROOM]
+    assert row.ends_N.tolist() == [*mine, *(ROOM + place for place in mine), 2 * ROOM]
     assert row.position_ids_C[: one + 1].tolist() == [*range(one), 0]
     count = sum(trained_tokens(e) for e in examples)
-    assert row.weight_S.tolist() == [0.25] * count + [0.0] * (STEP - count)
+    assert row.weight_S.tolist() == [0.25] * count + [0.0] * (ROOM - count)
     assert row.token_ids_C[row.predicts_S[:count] + 1].tolist() == row.targets_S[:count].tolist()
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_every_micro_batch_has_a_shape_it_fits_into_and_filling_stays_cheap(sizes: list[int]) -> None:
+    needs = [Shape(size * STEP, (1 + size % 3) * STEP) for size in sizes]
+    shapes = choose_shapes(needs)
+    assert shapes == sorted(shapes, key=lambda shape: shape.tokens)
+    for need in needs:
+        chosen = fitting(shapes, need)
+        assert chosen.tokens >= need.tokens
+        assert chosen.predicted >= need.predicted
+
+    def cost(chosen: list[Shape]) -> int:
+        return sum(fitting(chosen, need).tokens for need in needs) + CAPTURE * sum(s.tokens for s in chosen)
+
+    one = [Shape(max(n.tokens for n in needs), 3 * STEP)]
+    each = [Shape(tokens, 3 * STEP) for tokens in sorted({n.tokens for n in needs})]
+    assert cost(shapes) <= min(cost(one), cost(each))
 
 
 def test_one_compilation_serves_any_number_of_adapters_any_ranks_and_any_row(
@@ -185,4 +215,4 @@ def test_one_compilation_serves_any_number_of_adapters_any_ranks_and_any_row(
         assert torch.allclose(loss_K.double(), wanted_K, rtol=1e-5)
         for one, other in zip(banks[1].gradients, banks[0].gradients, strict=True):
             assert torch.linalg.vector_norm(one - other) < 1e-4 * torch.linalg.vector_norm(other)
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2  # a layer and the loss

@@ -17,24 +17,27 @@ from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.flat import BLOCK, layout_of, plan_flat
 from rightrank.bank.targets import Target
 
-I, O, T = 72, 136, 50
+I, O, T = 72, 136, 600
 specs = [*(AdapterSpec(r, 2.0 * r + 1, 1e-3) for r in (1, 8, 20, 70)), AdapterSpec(8, 8.0, 1e-3, ranks=(0,))]
 plan = plan_flat([Target("a", I, O)], specs)
 layout, K = layout_of(0, specs, plan, torch.device("cpu")), len(specs)
 draw = torch.Generator().manual_seed(0)
 normal = lambda *shape: torch.randn(*shape, generator=draw)
-working, x, y, dy, dx = normal(plan.total), normal(K * T, I), normal(K * T, O), normal(K * T, O), normal(K * T, I)
+working, x, y, dy, weight = normal(plan.total), normal(K * T, I), normal(K * T, O), normal(K * T, O), normal(O, I)
 
 def close(one, other):
     assert torch.linalg.vector_norm(one - other) < 1e-5 * torch.linalg.vector_norm(other)
 
 out, h = fused._add(y, x, working, layout)
 fused_h = kernels.shrink(x.view(K, T, I), working, 0, layout)
-close(kernels.expand(y.view(K, T, O), fused_h, working, 1, layout).view_as(out), out)
+expand = lambda start: kernels.expand(start, fused_h, working, 1, layout, O).view_as(out)
+close(expand(y.view(K, T, O)), out)
+close(expand(None), out - y)
+close(expand(y[0]), out - y + y[0])
 one, other = torch.ones(plan.total), torch.ones(plan.total)
 close(
-    fused._backward_fused(dx, dy, x, fused_h, working, one, layout),
-    fused._backward_loop(dx, dy, x, h, working, other, layout),
+    fused._backward_fused(dy, x, fused_h, weight, working, one, layout),
+    fused._backward_loop(dy, x, h, weight, working, other, layout),
 )
 close(one, other)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -117,8 +118,9 @@ class AdapterBank:
         spans = zip(self.plan.begins_K, self.plan.lengths_K, strict=True)
         return [flat[begin : begin + length] for begin, length in spans]
 
+    @cached_property
     def layouts(self) -> list[Layout]:
-        """Where every target's matrices lie in the flat vectors, for products over them."""
+        """Where every target's matrices lie in the flat vectors, for products over them. They live as long as the bank."""
         return [layout_of(index, self.specs, self.plan, self.device) for index in range(len(self.targets))]
 
     def _lay_out(self) -> list[Module]:

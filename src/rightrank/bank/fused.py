@@ -1,8 +1,8 @@
 """The product that every adapter adds to its layer: y = W x + scale · (x Aᵀ) Bᵀ, for K adapters in one call.
 
-Two opaque operators that compilers and graphs take as they are: one that owns the layer's own product (plain linear layers; its gradient
-is then added in place), one for layers whose own product is somebody else's (4-bit ones, Conv1D). Written twice: a loop over the adapters
-that anyone can read and every device can run, and Triton kernels for bfloat16 on CUDA.
+Two opaque operators that compilers and graphs take as they are: one that owns the layer's own product, which is then added by the matrix
+product itself on top of the adapters' part (plain linear layers), and one for layers whose own product is somebody else's (4-bit ones,
+Conv1D). Written twice: a loop over the adapters that anyone can read and every device can run, and Triton kernels for bfloat16 on CUDA.
 
 Gradients of A and B go straight into the bank's flat gradient vector, a side effect of the backward operators that autograd does not see.
 
@@ -47,8 +47,15 @@ def linear(
     rows_R: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(W x + b + adapters [K·T, O], h [T, R]); x is [K·T, I], adapter by adapter."""
-    y_MO = torch.nn.functional.linear(x_MI, weight_OI, bias_O)
-    return _add(y_MO, x_MI, working, Layout(places_2K, starts_K2, tiles_N4, scale_K, rows_R))
+    layout = Layout(places_2K, starts_K2, tiles_N4, scale_K, rows_R)
+    if not x_MI.is_cuda:
+        return _add(torch.nn.functional.linear(x_MI, weight_OI, bias_O), x_MI, working, layout)
+    from rightrank.bank import kernels
+
+    x_KTI = x_MI.contiguous().view(adapters_in(layout), -1, x_MI.shape[1])
+    h_TR = kernels.shrink(x_KTI, working, 0, layout)
+    y_KTO = kernels.expand(bias_O, h_TR, working, 1, layout, weight_OI.shape[0])
+    return y_KTO.view(len(x_MI), -1).addmm_(x_MI, weight_OI.T), h_TR
 
 
 @torch.library.custom_op("rightrank::add_lora", mutates_args=())
@@ -67,12 +74,12 @@ def add_lora(
     return _add(y_MO, x_MI, working, Layout(places_2K, starts_K2, tiles_N4, scale_K, rows_R))
 
 
-@torch.library.custom_op("rightrank::lora_backward", mutates_args=())
-def lora_backward(
-    dx_MI: Tensor,
+@torch.library.custom_op("rightrank::linear_backward", mutates_args=())
+def linear_backward(
     dy_MO: Tensor,
     x_MI: Tensor,
     h_TR: Tensor,
+    weight_OI: Tensor | None,
     working: Tensor,
     gradient: Tensor,
     places_2K: Tensor,
@@ -81,12 +88,10 @@ def lora_backward(
     scale_K: Tensor,
     rows_R: Tensor,
 ) -> Tensor:
-    """``dx`` plus the adapters' part of it; adds dA and dB to ``gradient`` on the way."""
+    """dx [K·T, I] of the adapters, and of W where it is given; adds dA and dB to ``gradient`` on the way."""
     layout = Layout(places_2K, starts_K2, tiles_N4, scale_K, rows_R)
-    dy_MO = dy_MO.contiguous()
-    if x_MI.is_cuda:
-        return _backward_fused(dx_MI, dy_MO, x_MI, h_TR, working, gradient, layout)
-    return _backward_loop(dx_MI, dy_MO, x_MI, h_TR, working, gradient, layout)
+    back = _backward_fused if x_MI.is_cuda else _backward_loop
+    return back(dy_MO.contiguous(), x_MI, h_TR, weight_OI, working, gradient, layout)
 
 
 @linear.register_fake
@@ -102,9 +107,9 @@ def _(y: Tensor, x: Tensor, working: Tensor, gradient: Tensor, *tables: Tensor) 
     return torch.empty_like(y), x.new_empty(x.shape[0] // adapters_in(tables), tables[4].shape[0])
 
 
-@lora_backward.register_fake
-def _(dx: Tensor, *_: Tensor) -> Tensor:
-    return torch.empty_like(dx)
+@linear_backward.register_fake
+def _(dy: Tensor, x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -115,8 +120,7 @@ def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 
 def _linear_backward(ctx: Any, dy_MO: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     x, weight, h, working, gradient, *tables = ctx.saved_tensors
-    dx = lora_backward(dy_MO @ weight, dy_MO, x, h, working, gradient, *tables)
-    return dx, *[None] * 9
+    return linear_backward(dy_MO, x, h, weight, working, gradient, *tables), *[None] * 9
 
 
 def _save_add(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -127,8 +131,7 @@ def _save_add(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
 
 def _add_backward(ctx: Any, dy_MO: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     x, h, working, gradient, *tables = ctx.saved_tensors
-    dx = lora_backward(torch.zeros_like(x), dy_MO, x, h, working, gradient, *tables)
-    return dy_MO, dx, *[None] * 7
+    return dy_MO, linear_backward(dy_MO, x, h, None, working, gradient, *tables), *[None] * 7
 
 
 linear.register_autograd(_linear_backward, setup_context=_save_linear)
@@ -142,7 +145,7 @@ def _add(y_MO: Tensor, x_MI: Tensor, working: Tensor, layout: Layout) -> tuple[T
         from rightrank.bank import kernels
 
         h_TR = kernels.shrink(x_KTI, working, 0, layout)
-        out_KTO = kernels.expand(y_KTO, h_TR, working, 1, layout)
+        out_KTO = kernels.expand(y_KTO, h_TR, working, 1, layout, y_MO.shape[1])
         return out_KTO.view(y_MO.shape), h_TR
     h_TR, out_KTO = x_MI.new_zeros(x_KTI.shape[1], len(layout.rows_R)), y_KTO.clone()
     for k, a_rI, b_rO, span in _adapters(working, layout, x_MI.shape[1], y_MO.shape[1]):
@@ -152,17 +155,18 @@ def _add(y_MO: Tensor, x_MI: Tensor, working: Tensor, layout: Layout) -> tuple[T
 
 
 def _backward_loop(
-    dx_MI: Tensor,
     dy_MO: Tensor,
     x_MI: Tensor,
     h_TR: Tensor,
+    weight_OI: Tensor | None,
     working: Tensor,
     gradient: Tensor,
     layout: Layout,
 ) -> Tensor:
     adapters, (width_in, width_out) = adapters_in(layout), (x_MI.shape[1], dy_MO.shape[1])
     x_KTI, dy_KTO = x_MI.view(adapters, -1, width_in), dy_MO.view(adapters, -1, width_out)
-    dx_KTI = dx_MI.clone().view(adapters, -1, width_in)
+    dx_MI = torch.zeros_like(x_MI) if weight_OI is None else dy_MO @ weight_OI
+    dx_KTI = dx_MI.view(adapters, -1, width_in)
     gradient = (
         gradient.data
     )  # autograd would take the side effect for a mistake, as it keeps the vector for the next layer
@@ -175,7 +179,7 @@ def _backward_loop(
             begin = int(place[k])
             gradient[begin : begin + product.numel()] += product.flatten().to(gradient.dtype)
         dx_KTI[k] += dh_Tr @ a_rI
-    return dx_KTI.view(dx_MI.shape)
+    return dx_MI
 
 
 def _adapters(
@@ -194,10 +198,10 @@ def _adapters(
 
 
 def _backward_fused(
-    dx_MI: Tensor,
     dy_MO: Tensor,
     x_MI: Tensor,
     h_TR: Tensor,
+    weight_OI: Tensor | None,
     working: Tensor,
     gradient: Tensor,
     layout: Layout,
@@ -209,4 +213,5 @@ def _backward_fused(
     dh_TR = kernels.shrink(dy_KTO, working, 1, layout)
     kernels.add_outer(gradient, h_TR, dy_KTO, 1, layout)
     kernels.add_outer(gradient, dh_TR, x_KTI, 0, layout)
-    return kernels.expand(dx_MI.view(x_KTI.shape), dh_TR, working, 0, layout).view(dx_MI.shape)
+    dx_MI = kernels.expand(None, dh_TR, working, 0, layout, x_MI.shape[1]).view(x_MI.shape)
+    return dx_MI if weight_OI is None else dx_MI.addmm_(dy_MO, weight_OI)

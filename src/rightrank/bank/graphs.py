@@ -1,6 +1,8 @@
-"""Training a bank in captured CUDA graphs: a micro-step for each shape of row, and one update. The host only feeds and replays.
+"""Training a bank in captured CUDA graphs: a micro-step for each of a few shapes of row, and one update. The host only feeds and replays.
 
-Where there is no CUDA the same steps run as they are, so that everything but the capture is tested anywhere.
+Everything is captured before the first step, so that what does not fit or cannot be captured is known before anything is trained, and
+the model is given back before the first replay. Where there is no CUDA the same steps run as they are, so that everything but the capture
+is tested anywhere.
 
 Dimensions: K adapters.
 """
@@ -8,19 +10,19 @@ Dimensions: K adapters.
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rightrank.bank.batch import split_to_capacity, trained_tokens
-from rightrank.bank.rows import Shape, StaticRow, shape_of
+from rightrank.bank.rows import Shape, StaticRow, choose_shapes, fitting, shape_of
 from rightrank.bank.static import StaticForward
 from rightrank.bank.step import Trained, batches
 from rightrank.bank.update import FlatUpdate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from jaxtyping import Float
     from torch import Tensor
@@ -31,73 +33,106 @@ if TYPE_CHECKING:
     from rightrank.recipe import Recipe
 
 WARM_UPS = 2
-"""Runs before a capture: compilation, libraries' workspaces and lazy initialisation may not happen inside one."""
+"""Runs before the first capture: compilation, libraries' workspaces and lazy initialisation may not happen inside one."""
 AHEAD = 8
 """Steps that the host runs ahead of the device: enough to keep it busy, few enough for progress and Ctrl-C to be timely. Assumed."""
 
 
+@dataclass(frozen=True)
+class MicroBatch:
+    """Part of a recipe's batch that goes through the model at once."""
+
+    examples: list[TokenizedExample]
+    batch_tokens: int
+    """Trained tokens of the whole batch, which its loss is divided by."""
+    need: Shape
+
+
+def split(examples: Sequence[TokenizedExample], capacity: int) -> list[MicroBatch]:
+    """A batch in rows of at most ``capacity`` tokens, those without a trained token left out."""
+    total = sum(trained_tokens(example) for example in examples)
+    groups = split_to_capacity(examples, capacity)
+    return [MicroBatch(group, total, shape_of(group)) for group in groups if any(map(trained_tokens, group))]
+
+
 class GraphedSteps:
-    """Micro-steps and updates of one bank, captured as they are first needed and replayed from then on."""
+    """Micro-steps and updates of one bank over ``base``, captured for ``work``: all the micro-batches that will come.
 
-    def __init__(self, forward: StaticForward, update: FlatUpdate, most_examples: int) -> None:
-        self.forward, self.update, self.most_examples = forward, update, most_examples
-        self.bank = forward.bank
-        self.captured = self.bank.device.type == "cuda"
-        self._rows: dict[Shape, StaticRow] = {}
+    Raises what PyTorch raises where the model cannot be captured or memory does not suffice.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        bank: AdapterBank,
+        update: FlatUpdate,
+        work: Sequence[MicroBatch],
+        *,
+        compiled: bool,
+    ) -> None:
+        self.bank, self.update = bank, update
+        self.shapes = choose_shapes([micro.need for micro in work])
+        most = max((len(micro.examples) for micro in work), default=1)
+        self._rows = {s: StaticRow.empty(s, len(bank.specs), most, bank.device) for s in self.shapes}
+        longest = max((self._longest(micro) for micro in work), default=1)
+        self._forward = StaticForward(base, bank, update.working, longest=longest, compiled=compiled)
         self._graphs: dict[Shape | str, torch.cuda.CUDAGraph] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self.captured else None
+        if bank.device.type == "cuda":
+            with self._forward:
+                self._capture_all(work)
 
-    def micro_step(self, examples: Sequence[TokenizedExample], total: int) -> None:
-        """Gradients and loss of ``examples``, part of a batch of ``total`` trained tokens."""
-        shape = shape_of(examples)
-        row = self._rows.get(shape)
-        if row is None:
-            row = StaticRow.empty(shape, self.forward.adapters, self.most_examples, self.bank.device)
-            self._rows[shape] = row
-        row.fill(examples, self.forward.adapters, total)
-        self._run(shape, lambda: self.forward.micro_step(row, self.update.loss_K))
+    def _longest(self, micro: MicroBatch) -> int:
+        """Tokens of the longest sequence of its row: an example or the filling."""
+        lengths = [len(example.token_ids_T) for example in micro.examples]
+        return max(*lengths, fitting(self.shapes, micro.need).tokens - sum(lengths))
+
+    def micro_step(self, micro: MicroBatch) -> None:
+        """Add the gradients and the loss of a micro-batch."""
+        shape = fitting(self.shapes, micro.need)
+        row = self._rows[shape]
+        row.fill(micro.examples, len(self.bank.specs), micro.batch_tokens)
+        if self._graphs:
+            self._graphs[shape].replay()
+        else:
+            with self._forward:
+                self._forward.micro_step(row, self.update.loss_K)
 
     def apply(self) -> None:
         """The update."""
         self.update.prepare()
-        self._run("update", self.update.apply)
-
-    def _run(self, key: Shape | str, work: Callable[[], None]) -> None:
-        if not self.captured:
-            work()
-        elif key in self._graphs:
-            self._graphs[key].replay()
+        if self._graphs:
+            self._graphs["update"].replay()
         else:
-            self._graphs[key] = self._capture(work)
-            self._graphs[key].replay()
+            self.update.apply()
 
-    def _capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        """``work`` as a graph; what it changes is as before."""
-        with self._undone():
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UPS):
-                    work()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                work()
-        return graph
+    def _capture_all(self, work: Sequence[MicroBatch]) -> None:
+        """Largest shape first. Nothing is trained by it: gradients are forgotten, and an update from none at a rate of 0 is none."""
+        pool = torch.cuda.graph_pool_handle()
+        for number, shape in enumerate(reversed(self.shapes)):
+            row = self._rows[shape]
+            some = next(micro for micro in work if fitting(self.shapes, micro.need) == shape)
+            row.fill(some.examples, len(self.bank.specs), some.batch_tokens)
+            self._graphs[shape] = _captured(
+                lambda row=row: self._forward.micro_step(row, self.update.loss_K),
+                pool,
+                1 if number else WARM_UPS,
+            )
+        self.bank.flat_gradient.zero_()
+        self.update.loss_K.zero_()
+        self._graphs["update"] = _captured(self.update.apply, pool, WARM_UPS)
 
-    @contextmanager
-    def _undone(self) -> Iterator[None]:
-        """Warm-ups train nothing: gradients, masters, moments and losses are put back."""
-        update, bank = self.update, self.bank
-        changed = [
-            bank.flat_gradient, bank.flat_master, update.working, update.moment, update.square, update.alive_K,
-            update.loss_K, update.kept_loss_K,
-        ]  # fmt: skip
-        # On the host: the vectors may fill the card.
-        before = [tensor.to("cpu", copy=True) for tensor in changed]
-        yield
-        for tensor, old in zip(changed, before, strict=True):
-            tensor.copy_(old)
+
+def _captured(work: Callable[[], Any], pool: Any, warm_ups: int) -> torch.cuda.CUDAGraph:
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(warm_ups):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        work()
+    return graph
 
 
 def train_in_graphs(
@@ -110,35 +145,52 @@ def train_in_graphs(
     capacity: int,
     compiled: bool,
     on_step: Callable[[int, int], None] = lambda done, steps: None,
+    look_after: Collection[int] = (),
+    on_look: Callable[[int, Float[Tensor, " K"]], None] = lambda done, loss_K: None,
 ) -> Trained:
     """``step.train``, the same batches in the same order, in captured graphs. LoRA dropout is not served here.
 
-    Raises what PyTorch raises where the model cannot be captured; the bank's numbers are of no use then.
+    Raises what PyTorch raises where the model cannot be captured, before anything is trained.
     """
     assert recipe.dropout == 0
     steps = recipe.steps(len(examples))
     update = FlatUpdate(bank, recipe, steps)
-    tail, tokens, trained = range(steps - max(1, math.ceil(steps / 10)), steps), 0, 0
-    kept_K: Float[Tensor, " K"] = torch.zeros(len(bank.specs), device=bank.device)
-    longest = max(len(example.token_ids_T) for example in examples)
-    with StaticForward(base, bank, update.working, longest=longest, compiled=compiled) as forward:
-        graphed = GraphedSteps(forward, update, recipe.batch_size)
-        for step, chosen in enumerate(batches(len(examples), recipe, seed)):
-            picked = [examples[i] for i in chosen]
-            total = sum(trained_tokens(example) for example in picked)
-            for group in split_to_capacity(picked, capacity):
-                if any(trained_tokens(example) for example in group):
-                    graphed.micro_step(group, total)
-            graphed.apply()
-            tokens += sum(len(example.token_ids_T) for example in picked)
-            if step in tail:
-                trained += total
-                kept_K += total * update.kept_loss_K
-            if step % AHEAD == AHEAD - 1 and bank.device.type == "cuda":
-                torch.cuda.synchronize(bank.device)
-            on_step(step + 1, steps)
-        diverged = update.diverged()
-        bank.refresh()
-    mean = (kept_K.double() / max(1, trained)).tolist()
-    losses = tuple(None if bad else value for bad, value in zip(diverged, mean, strict=True))
+    plan = [split([examples[i] for i in chosen], capacity) for chosen in batches(len(examples), recipe, seed)]
+    graphed = GraphedSteps(base, bank, update, [micro for step in plan for micro in step], compiled=compiled)
+    tail, look = _Mean(bank), _Mean(bank)
+    for done, micros in enumerate(plan, start=1):
+        for micro in micros:
+            graphed.micro_step(micro)
+        graphed.apply()
+        trained = micros[0].batch_tokens if micros else 0
+        if done > steps - max(1, math.ceil(steps / 10)):
+            tail.add(trained, update.kept_loss_K)
+        look.add(trained, update.kept_loss_K)
+        if done in look_after:
+            bank.refresh()
+            on_look(done, look.value())
+            look = _Mean(bank)
+        if done % AHEAD == 0 and bank.device.type == "cuda":
+            torch.cuda.synchronize(bank.device)
+        on_step(done, steps)
+    diverged = update.diverged()
+    bank.refresh()
+    losses = tuple(None if bad else value for bad, value in zip(diverged, tail.value().tolist(), strict=True))
+    order = batches(len(examples), recipe, seed)
+    tokens = sum(len(examples[i].token_ids_T) for chosen in order for i in chosen)
     return Trained(losses, tuple(diverged), steps, tokens)
+
+
+class _Mean:
+    """Mean of every adapter's training loss over batches, weighted by their trained tokens; the host does not wait."""
+
+    def __init__(self, bank: AdapterBank) -> None:
+        self._sum_K = torch.zeros(len(bank.specs), device=bank.device, dtype=torch.float64)
+        self._weight = 0
+
+    def add(self, trained: int, loss_K: Float[Tensor, " K"]) -> None:
+        self._sum_K += trained * loss_K
+        self._weight += trained
+
+    def value(self) -> Float[Tensor, " K"]:
+        return self._sum_K / max(1, self._weight)

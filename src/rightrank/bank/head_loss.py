@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Head = Callable[[Tensor], Tensor]
     """Hidden states [M, H] to logits [M, V], each row by itself."""
+    WithGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """``nats_and_gradient``, or the same compiled."""
 
 
 class HeadLoss(torch.autograd.Function):
@@ -26,24 +28,37 @@ class HeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows_MH: Tensor, targets_M: Tensor, head: Head, size: int) -> Tensor:
-        """Float[rows M H], Int[targets M] -> Float[nats M], ``size`` rows at a time."""
+    def forward(
+        ctx: Any,
+        rows_MH: Tensor,
+        targets_M: Tensor,
+        head: Head,
+        size: int,
+        by_hand: WithGradient | None = None,
+    ) -> Tensor:
+        """Float[rows M H], Int[targets M] -> Float[nats M], ``size`` rows at a time. ``by_hand`` in autograd's place where given."""
         losses, gradients = [], []
         for start in range(0, len(rows_MH), size):
             piece = rows_MH[start : start + size].detach().requires_grad_()
+            targets = targets_M[start : start + size]
             with torch.enable_grad():
-                loss = nats(head(piece), targets_M[start : start + size])
-                (gradient,) = torch.autograd.grad(loss.sum(), piece)
+                logits_MV = head(piece)
+                if by_hand is None:
+                    loss = nats(logits_MV, targets)
+                    (gradient,) = torch.autograd.grad(loss.sum(), piece)
+                else:
+                    loss, wanted_MV = by_hand(logits_MV.detach(), targets)
+                    (gradient,) = torch.autograd.grad(logits_MV, piece, wanted_MV)
             losses.append(loss.detach())
             gradients.append(gradient)
         ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(rows_MH))
         return torch.cat(losses) if losses else rows_MH.new_zeros(0)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         """Returns the gradient of ``rows_MH``."""
         (gradient_MH,) = ctx.saved_tensors
-        return (gradient_MH * gradients[0][:, None]).to(gradient_MH.dtype), None, None, None
+        return (gradient_MH * gradients[0][:, None]).to(gradient_MH.dtype), None, None, None, None
 
 
 @torch.no_grad()
@@ -61,3 +76,12 @@ def nats(logits_MV: Tensor, targets_M: Tensor) -> Tensor:
     """-log p of each target, in float32 at least."""
     wide = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
     return F.cross_entropy(wide, targets_M, reduction="none")
+
+
+def nats_and_gradient(logits_MV: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p of each target and its gradient by the logits, in their dtype: written so that a compiler needs no copy in float32."""
+    wide = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
+    whole_M1 = wide.logsumexp(-1, keepdim=True)
+    chosen_MV = torch.arange(wide.shape[1], device=wide.device) == targets_M[:, None]
+    nats_M = whole_M1[:, 0] - wide.gather(1, targets_M[:, None])[:, 0]
+    return nats_M, ((wide - whole_M1).exp() - chosen_MV.to(wide.dtype)).to(logits_MV.dtype)

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from rightrank.data import TokenizedExample
 
-STEP = 64
+STEP = 16
 """Capacities are multiples of this."""
+CAPTURE = 5
+"""What a capture costs, in runs of what is captured."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,36 @@ def shape_of(examples: Sequence[TokenizedExample]) -> Shape:
     tokens = sum(len(example.token_ids_T) for example in examples)
     predicted = sum(int(example.trained_T[1:].sum()) for example in examples)
     return Shape(_up(tokens), _up(predicted))
+
+
+def choose_shapes(needs: Sequence[Shape]) -> list[Shape]:
+    """The shapes to capture for micro-batches of ``needs``, smallest first: few, and little filling.
+
+    Minimises tokens run, filling included, where a capture costs as much as ``CAPTURE`` runs of its shape.
+    """
+    count: dict[int, int] = {}
+    predicted: dict[int, int] = {}
+    for need in needs:
+        count[need.tokens] = count.get(need.tokens, 0) + 1
+        predicted[need.tokens] = max(predicted.get(need.tokens, 0), need.predicted)
+    sizes = sorted(count)
+    # cheapest[j]: cost and shapes of everything up to the j-th size, the last shape being of that size.
+    cheapest: list[tuple[float, list[Shape]]] = [(0.0, [])]
+    for j, size in enumerate(sizes, start=1):
+        ways = [
+            (
+                cheapest[i][0] + size * (CAPTURE + sum(count[s] for s in sizes[i:j])),
+                [*cheapest[i][1], Shape(size, max(predicted[s] for s in sizes[i:j]))],
+            )
+            for i in range(j)
+        ]
+        cheapest.append(min(ways, key=lambda way: way[0]))
+    return cheapest[-1][1]
+
+
+def fitting(shapes: Sequence[Shape], need: Shape) -> Shape:
+    """The smallest of the chosen ``shapes`` that takes ``need``."""
+    return next(shape for shape in shapes if shape.tokens >= need.tokens)
 
 
 def _up(count: int) -> int:

@@ -17,7 +17,8 @@ from rightrank.bank import varlen
 from rightrank.bank.base_model import decoder_of, run_head
 from rightrank.bank.forward import LOGITS_ON_CPU, LOGITS_ON_GPU, _attention, frozen
 from rightrank.bank.fused import add_lora, linear
-from rightrank.bank.head_loss import HeadLoss
+from rightrank.bank.head_loss import HeadLoss, nats_and_gradient
+from rightrank.bank.rows import STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from rightrank.bank.adapters import AdapterBank
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.flat import Layout
+    from rightrank.bank.head_loss import WithGradient
     from rightrank.bank.rows import StaticRow
 
 
 class StaticForward:
     """``base`` with the adapters of ``bank`` in every target. Use it as a context: leaving it restores the model.
 
-    ``working``: the bank's masters in the base's dtype (``update.working_copy``). ``longest``: tokens of the longest example.
+    ``working``: the bank's masters in the base's dtype (``update.working_copy``). ``longest``: tokens of the longest sequence.
     ``compiled``: fuse each layer's elementwise work by torch.compile, for any K, any ranks and any capacity at once.
     """
 
@@ -49,7 +51,8 @@ class StaticForward:
     ) -> None:
         self.base, self.bank, self.working, self.compiled = base, bank, working, compiled
         self.adapters = len(bank.specs)
-        self._longest = -(-longest // 64) * 64
+        self._longest = -(-longest // STEP) * STEP
+        self._by_hand = _compiled_by_hand() if compiled else None
         self._stack = ExitStack()
         self._start: Tensor | None = None
         self._output_type: type = object
@@ -63,7 +66,7 @@ class StaticForward:
             handle = model.get_input_embeddings().register_forward_hook(self._begin)
             stack.callback(handle.remove)
             named = dict(model.named_modules())
-            for target, layout in zip(self.bank.targets, self.bank.layouts(), strict=True):
+            for target, layout in zip(self.bank.targets, self.bank.layouts, strict=True):
                 if len(layout.rows_R):
                     self._attach(named[target.name], layout, stack)
             if self.compiled:
@@ -81,10 +84,10 @@ class StaticForward:
         """Add to every adapter's gradients and to ``loss_K`` what ``row`` contributes to the batch's mean loss."""
         targets_M = row.targets_S.repeat(self.adapters)
         limit = LOGITS_ON_GPU if targets_M.is_cuda else LOGITS_ON_CPU
-        size = max(1, limit // self.base.vocabulary)
+        size = max(STEP, limit // self.base.vocabulary // STEP * STEP)
         with torch.enable_grad():
             rows_MH = self.hidden(row).index_select(1, row.predicts_S).flatten(0, 1)
-            loss_M: Tensor = HeadLoss.apply(rows_MH, targets_M, self._head, size)
+            loss_M: Tensor = HeadLoss.apply(rows_MH, targets_M, self._head, size, self._by_hand)
             share_K = (loss_M.view(self.adapters, -1) * row.weight_S.to(loss_M.dtype)).sum(1)
             assert self._start is not None
             torch.autograd.grad(share_K.sum(), self._start)
@@ -127,6 +130,18 @@ class StaticForward:
             module._rightrank_forward = module.forward  # type: ignore[assignment]
             stack.callback(delattr, module, "_rightrank_forward")
             _replace(module, _added_product.__get__(module), stack)
+
+
+def _compiled_by_hand() -> WithGradient:
+    compiled = torch.compile(nats_and_gradient, fullgraph=True)
+
+    def by_hand(logits_MV: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
+        torch._dynamo.mark_dynamic(logits_MV, 0)
+        torch._dynamo.mark_dynamic(targets_M, 0)
+        found: tuple[Tensor, Tensor] = compiled(logits_MV, targets_M)
+        return found
+
+    return by_hand
 
 
 def _own_product(self: Any, x: Tensor) -> Tensor:

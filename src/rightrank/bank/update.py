@@ -38,7 +38,7 @@ class FlatUpdate:
         self.working = working_copy(bank)
         self.alive_K = torch.ones(count, device=device)
         """1 until an adapter diverges, 0 from then on."""
-        self.numbers_3K = torch.zeros(3, count, device=device)
+        self.numbers_3K = torch.tensor([[0.0], [1.0], [1.0]], device=device).repeat(1, count)
         """Learning rates now, and the two bias corrections: what ``prepare`` brings up to date before every update."""
         self.loss_K = torch.zeros(count, device=device)
         """Training loss of the batch, nats a token: micro-steps add to it, the update forgets it."""
