@@ -7,7 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from rightrank.bank import runs
+from rightrank.bank.graphs import CaptureError
 from rightrank.bank.memory import measure_memory
 from rightrank.bank.targets import find_targets
 from rightrank.errors import ResourceError
@@ -26,10 +29,10 @@ PACK = Pack(0, 18, CONFIGURATIONS, with_score=True)
 OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
 
-def executor_of(*, dtype=torch.float64, recipe=RECIPE, train=TRAIN, packed=True):
+def executor_of(*, dtype=torch.float64, recipe=RECIPE, train=TRAIN, packed=True, way="plain"):
     base = tiny_base(dtype=dtype)
     memory = measure_memory(base, find_targets(base.model), train[:3], packed=packed)
-    executor = LocalExecutor(base, memory, train, recipe, packed=packed)
+    executor = LocalExecutor(base, memory, train, recipe, packed=packed, way=way)
     executor.judge_by(DECIDE, SCORE)
     return executor
 
@@ -49,6 +52,44 @@ def test_packs_of_one_give_what_a_pack_of_four_gives():
     assert (together.steps, together.train_tokens) == (steps, 2 * sum(len(e.token_ids_T) for e in TRAIN))
     apart = np.abs(together.loss_KE[:, None] - together.loss_KE[None]).sum(-1)
     assert (apart[~np.eye(4, dtype=bool)] > 1e-2).all(), "four different adapters"
+
+
+def test_steps_that_could_be_captured_give_what_plain_ones_give(tmp_path):
+    """On a CPU nothing is captured, but all else is as in graphs: rows, products, updates, looks and judgement."""
+    recipe = Recipe(epochs=4, batch_size=4)
+    plain, graphed = (executor_of(recipe=recipe, way=way) for way in ("plain", "captured"))
+    wanted = train(plain, export_to=tmp_path / "plain")
+    found = train(graphed, export_to=tmp_path / "graphed")
+    np.testing.assert_allclose(found.loss_KE, wanted.loss_KE, rtol=1e-5)
+    np.testing.assert_array_equal(found.right_KE, wanted.right_KE)
+    assert found.train_loss_K == pytest.approx(wanted.train_loss_K, rel=1e-5)
+    assert (found.steps, found.train_tokens) == (wanted.steps, wanted.train_tokens)
+    assert found.looks.epochs_L == wanted.looks.epochs_L
+    np.testing.assert_allclose(found.looks.loss_KLX, wanted.looks.loss_KLX, rtol=1e-5)
+    for k in range(4):
+        files = [
+            load_file(tmp_path / name / str(k) / "adapter_model.safetensors") for name in ("plain", "graphed")
+        ]
+        for name, tensor in files[0].items():
+            assert torch.linalg.vector_norm(tensor - files[1][name]) < 1e-4 * torch.linalg.vector_norm(tensor)
+    speed = graphed.measure_speed(small=2, large=8)
+    assert speed.step_seconds > 0
+
+
+def test_steps_that_cannot_be_captured_run_one_by_one_and_it_is_said(monkeypatch):
+    def failing(*_, **__):
+        raise CaptureError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(runs, "train_in_graphs", failing)
+    recipe = Recipe(epochs=1, batch_size=4)
+    executor = executor_of(recipe=recipe, way="captured")
+    found = train(executor)
+    assert found.loss_KE.tobytes() == train(executor_of(recipe=recipe)).loss_KE.tobytes()
+    assert executor.notes == [
+        "Steps could not be captured and run one by one, several times slower: operation not permitted when stream is capturing"
+    ]
+    train(executor)
+    assert len(executor.notes) == 1
 
 
 def test_identical_seeds_give_identical_bits_and_others_do_not():
@@ -101,7 +142,7 @@ def test_a_diverged_adapter_carries_infinite_losses_and_its_neighbour_none(steps
 
 def out_of_memory_above(monkeypatch, most, error=OUT_OF_MEMORY):
     """Training fails for banks of more than ``most`` adapters; the sizes that were tried."""
-    whole, tried = local.train, []
+    whole, tried = runs.train, []
 
     def failing(forward, bank, *arguments, **options):
         tried.append(len(bank.specs))
@@ -109,7 +150,7 @@ def out_of_memory_above(monkeypatch, most, error=OUT_OF_MEMORY):
             raise error
         return whole(forward, bank, *arguments, **options)
 
-    monkeypatch.setattr(local, "train", failing)
+    monkeypatch.setattr(runs, "train", failing)
     return tried
 
 
@@ -223,9 +264,9 @@ def test_speed_is_measured_with_no_more_adapters_than_fit(monkeypatch):
     room = executor.memory.logits_bytes + 3.5 * (one + row)
     monkeypatch.setattr(local, "available_bytes", lambda device: room)
     sizes: list[int] = []
-    bank = local.AdapterBank
+    bank = runs.AdapterBank
     monkeypatch.setattr(
-        local,
+        runs,
         "AdapterBank",
         lambda targets, specs, **o: sizes.append(len(specs)) or bank(targets, specs, **o),
     )

@@ -93,8 +93,12 @@ class AdapterBank:
         device: torch.device,
         dtype: torch.dtype,
         start: bool = True,
+        products: bool = True,
     ) -> None:
-        """``start``: begin where training begins; otherwise all is zero until it is written."""
+        """``start``: begin where training begins; otherwise all is zero until it is written.
+
+        ``products``: keep the working copies that ``Forward`` multiplies with; graphs have one of their own.
+        """
         check_ranks(targets, specs)
         self.targets = tuple(targets)
         self.specs = tuple(specs)
@@ -109,6 +113,7 @@ class AdapterBank:
         self.gradients = self._split(self.flat_gradient)
         for master, gradient in zip(self.masters, self.gradients, strict=True):
             master.grad = gradient  # where AdamW looks for it
+        self._products = products
         self.modules = self._lay_out()
         if start:
             self.initialise()
@@ -139,15 +144,16 @@ class AdapterBank:
                     views[f"master_{kind}"].append(self.flat_master[span].view(ranks[k], width))
                     views[f"grad_{kind}"].append(self.flat_gradient[span].view(ranks[k], width))
             ends = torch.tensor(padded, dtype=torch.int64).cumsum(0).to(self.device, torch.int32)
-            a_RI = torch.zeros(sum(padded), target.width_in, device=self.device, dtype=self.dtype)
-            b_RO = torch.zeros(sum(padded), target.width_out, device=self.device, dtype=self.dtype)
+            rows = sum(padded) if self._products else 0
+            a_RI = torch.zeros(rows, target.width_in, device=self.device, dtype=self.dtype)
+            b_RO = torch.zeros(rows, target.width_out, device=self.device, dtype=self.dtype)
             modules.append(Module(target, ranks, ends, scale, a_RI, b_RO, **views))
         working = [
             (copy[module.rows(k)], masters[k])
             for module in modules
             for copy, masters in ((module.a_RI, module.master_a), (module.b_RO, module.master_b))
             for k in range(len(self.specs))
-            if module.ranks_K[k]
+            if module.ranks_K[k] and self._products
         ]
         self._working, self._sources = [pair[0] for pair in working], [pair[1] for pair in working]
         return modules
@@ -158,17 +164,24 @@ class AdapterBank:
         Adapters of one seed start nested: a smaller A is the top of a larger one.
         """
         for index, module in enumerate(self.modules):
+            most: dict[int, int] = {}
+            for spec, rank in zip(self.specs, module.ranks_K, strict=True):
+                most[spec.seed] = max(rank, most.get(spec.seed, 0))
+            width = module.target.width_in
+            drawn = {
+                seed: initial_a(width, rank, seed=seed, target=index) for seed, rank in most.items() if rank
+            }
             for k, spec in enumerate(self.specs):
                 module.master_b[k].zero_()
                 if module.ranks_K[k]:
-                    start = initial_a(module.target.width_in, module.ranks_K[k], seed=spec.seed, target=index)
-                    module.master_a[k].copy_(start)
+                    module.master_a[k].copy_(drawn[spec.seed][: module.ranks_K[k]])
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the working copies up to the masters."""
-        torch._foreach_copy_(self._working, self._sources)
+        if self._working:
+            torch._foreach_copy_(self._working, self._sources)
 
     def zero_gradients(self) -> None:
         """Forget the last step's gradients."""

@@ -6,7 +6,7 @@ Dimensions: K adapters, E held-out examples, S trained positions of a packed row
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from jaxtyping import Float, Int
+    from torch import Tensor
 
-    from rightrank.bank.forward import Forward
+    from rightrank.bank.base_model import BaseModel
     from rightrank.data import TokenizedExample
+
+
+class Judge(Protocol):
+    """``Forward`` and ``StaticForward``, in their contexts."""
+
+    base: BaseModel
+    adapters: int
+
+    def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "K S"], Int[Tensor, "K S"]]:
+        """Nats of every trained token, and 1 where it is the greedy choice, for every adapter."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class HeldOut:
 
 @torch.no_grad()
 def evaluate(
-    forward: Forward,
+    forward: Judge,
     examples: Sequence[TokenizedExample],
     *,
     capacity: int,

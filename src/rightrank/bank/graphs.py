@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +39,10 @@ AHEAD = 8
 """Steps that the host runs ahead of the device: enough to keep it busy, few enough for progress and Ctrl-C to be timely. Assumed."""
 
 
+class CaptureError(Exception):
+    """A model whose steps cannot be captured; nothing was trained."""
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Part of a recipe's batch that goes through the model at once."""
@@ -58,7 +63,7 @@ def split(examples: Sequence[TokenizedExample], capacity: int) -> list[MicroBatc
 class GraphedSteps:
     """Micro-steps and updates of one bank over ``base``, captured for ``work``: all the micro-batches that will come.
 
-    Raises what PyTorch raises where the model cannot be captured or memory does not suffice.
+    Raises CaptureError where the model cannot be captured, and torch.OutOfMemoryError.
     """
 
     def __init__(
@@ -78,8 +83,13 @@ class GraphedSteps:
         self._forward = StaticForward(base, bank, update.working, longest=longest, compiled=compiled)
         self._graphs: dict[Shape | str, torch.cuda.CUDAGraph] = {}
         if bank.device.type == "cuda":
-            with self._forward:
-                self._capture_all(work)
+            try:
+                with self._forward:
+                    self._capture_all(work)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # PyTorch, its compiler and a model's own code raise what they like
+                raise CaptureError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
 
     def _longest(self, micro: MicroBatch) -> int:
         """Tokens of the longest sequence of its row: an example or the filling."""
@@ -112,11 +122,8 @@ class GraphedSteps:
             row = self._rows[shape]
             some = next(micro for micro in work if fitting(self.shapes, micro.need) == shape)
             row.fill(some.examples, len(self.bank.specs), some.batch_tokens)
-            self._graphs[shape] = _captured(
-                lambda row=row: self._forward.micro_step(row, self.update.loss_K),
-                pool,
-                1 if number else WARM_UPS,
-            )
+            step = partial(self._forward.micro_step, row, self.update.loss_K)
+            self._graphs[shape] = _captured(step, pool, 1 if number else WARM_UPS)
         self.bank.flat_gradient.zero_()
         self.update.loss_K.zero_()
         self._graphs["update"] = _captured(self.update.apply, pool, WARM_UPS)
@@ -150,7 +157,7 @@ def train_in_graphs(
 ) -> Trained:
     """``step.train``, the same batches in the same order, in captured graphs. LoRA dropout is not served here.
 
-    Raises what PyTorch raises where the model cannot be captured, before anything is trained.
+    Raises CaptureError where the model cannot be captured, before anything is trained.
     """
     assert recipe.dropout == 0
     steps = recipe.steps(len(examples))
@@ -167,7 +174,6 @@ def train_in_graphs(
             tail.add(trained, update.kept_loss_K)
         look.add(trained, update.kept_loss_K)
         if done in look_after:
-            bank.refresh()
             on_look(done, look.value())
             look = _Mean(bank)
         if done % AHEAD == 0 and bank.device.type == "cuda":

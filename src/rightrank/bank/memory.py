@@ -7,6 +7,7 @@ AdamW's two moments are 4 numbers an adapter parameter, the working copy is a fi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import psutil
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rightrank.data import TokenizedExample
 
 GIB = 1 << 30
+SMALL = AdapterSpec(rank=8, alpha=8, learning_rate=0.0)
 # Buffers that live only inside one operation, the allocator's rounding, kernels' workspaces. Assumed: a quarter on top of what is
 # kept, and a fifth of the memory that is free now left alone.
 TRANSIENT = 1.25
@@ -47,6 +49,8 @@ class MemoryModel:
     logits_bytes: float
     master_item: int
     working_item: int
+    transient: float = TRANSIENT
+    """What lives inside operations, as a factor on what is kept; 1 where it was measured along."""
 
     def adapter_bytes(self, parameters: int) -> float:
         """Masters, gradients, two moments, working copy."""
@@ -56,7 +60,7 @@ class MemoryModel:
         """Peak of a step whose adapters have ``parameters`` numbers together and see ``tokens`` tokens together in one micro-batch."""
         kept = (
             self.adapter_bytes(parameters)
-            + TRANSIENT * self.saved_bytes_per_token * tokens
+            + self.transient * self.saved_bytes_per_token * tokens
             + self.logits_bytes
         )
         return (self.base_bytes + kept) / GIB
@@ -64,7 +68,7 @@ class MemoryModel:
     def capacity(self, parameters: int, adapters: int, available: float) -> int:
         """Tokens a row that fit beside ``adapters`` adapters into ``available`` bytes (the base is in memory already); below 1: none."""
         left = available - self.adapter_bytes(parameters) - self.logits_bytes
-        return int(left / (TRANSIENT * self.saved_bytes_per_token * adapters))
+        return int(left / (self.transient * self.saved_bytes_per_token * adapters))
 
 
 def measure_memory(
@@ -76,9 +80,7 @@ def measure_memory(
     dropout: float = 0.0,
 ) -> MemoryModel:
     """Count what autograd keeps, on ``examples`` and one small adapter, with the recipe's ``dropout``."""
-    bank = AdapterBank(
-        targets, [AdapterSpec(rank=8, alpha=8, learning_rate=0.0)], device=base.device, dtype=base.dtype
-    )
+    bank = AdapterBank(targets, [SMALL], device=base.device, dtype=base.dtype)
     batch = Batch.of(examples, base.device)
     known = {p.untyped_storage().data_ptr() for p in base.model.parameters()}
     for module in bank.modules:
@@ -109,6 +111,57 @@ def measure_memory(
         master_item=8 if base.dtype == torch.float64 else 4,
         working_item=item,
     )
+
+
+DRY_RUN = 512
+"""Tokens of the shorter of two steps whose peaks are compared, unless an example is longer."""
+
+
+def measure_graphs(base: BaseModel, examples: Sequence[TokenizedExample], *, compiled: bool) -> MemoryModel:
+    """The peaks of two real steps without their loss, on rows of ``examples`` repeated; the loss's part is counted."""
+    tokens = max(DRY_RUN, *(len(example.token_ids_T) for example in examples))
+    small = _dry_run(base, examples, tokens, compiled=compiled)
+    try:
+        more = _dry_run(base, examples, 2 * tokens, compiled=compiled) - small
+    except torch.cuda.OutOfMemoryError:  # what does not grow with the row counts as if it did
+        torch.cuda.empty_cache()
+        more = small
+    item, numbers = base.dtype.itemsize, min(LOGITS_ON_GPU, base.vocabulary * 4096)
+    return MemoryModel(
+        base_bytes=bytes_held(base.model),
+        saved_bytes_per_token=more / tokens,
+        logits_bytes=numbers * (2 * item + (0.0 if compiled else 8.0)),
+        master_item=4,
+        working_item=item,
+        transient=1.0,
+    )
+
+
+def _dry_run(base: BaseModel, examples: Sequence[TokenizedExample], tokens: int, *, compiled: bool) -> int:
+    """Bytes that forward and backward pass of one small adapter need on a row of ``tokens`` tokens."""
+    from rightrank.bank.rows import Shape, StaticRow
+    from rightrank.bank.static import StaticForward
+    from rightrank.bank.update import working_copy
+
+    bank = AdapterBank(base.targets, [SMALL], device=base.device, dtype=base.dtype, products=False)
+    taken: list[TokenizedExample] = []
+    left = tokens
+    for example in cycle(examples):
+        if len(example.token_ids_T) > left:
+            break
+        taken.append(example)
+        left -= len(example.token_ids_T)
+    row = StaticRow.empty(Shape(tokens, tokens), 1, max(1, len(taken)), base.device)
+    row.fill(taken, 1, 1)
+    longest = max([left, *(len(example.token_ids_T) for example in taken)])
+    with StaticForward(base, bank, working_copy(bank), longest=longest, compiled=compiled) as forward:
+        for _ in range(2):  # the first may compile
+            torch.cuda.synchronize(base.device)
+            torch.cuda.reset_peak_memory_stats(base.device)
+            before = torch.cuda.memory_allocated(base.device)
+            forward.through(row)
+            torch.cuda.synchronize(base.device)
+    return torch.cuda.max_memory_allocated(base.device) - before
 
 
 def available_bytes(device: torch.device) -> float:

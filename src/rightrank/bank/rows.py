@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
+    from rightrank.bank.batch import Batch
     from rightrank.data import TokenizedExample
 
 STEP = 16
@@ -66,6 +67,22 @@ class StaticRow:
             room(predicted),
             room(predicted, torch.float32),
         )
+
+    @classmethod
+    def of(cls, batch: Batch, adapters: int) -> StaticRow:
+        """``batch``, filled up to a multiple of ``STEP``: for a pass that is not captured. Nothing in it is weighted."""
+        tokens = _up(batch.tokens)
+        filling = torch.arange(tokens - batch.tokens, device=batch.token_ids_T.device)
+        ends = np.append(np.cumsum([0, *batch.lengths_N]), tokens)
+        every = np.append((np.arange(adapters)[:, None] * tokens + ends[None, :]).ravel(), adapters * tokens)
+        none = filling[:0]
+        return cls(
+            Shape(tokens, 0),
+            torch.cat([batch.token_ids_T, torch.zeros_like(filling)]),
+            torch.cat([batch.position_ids_T, filling]),
+            torch.from_numpy(every.astype(np.int32)).to(filling.device),
+            none, none, none.float(),
+        )  # fmt: skip
 
     def fill(self, examples: Sequence[TokenizedExample], adapters: int, total: int) -> None:
         """Put ``examples`` in. ``total``: trained tokens of the whole batch that they are a part of. The host does not wait."""

@@ -17,20 +17,20 @@ from rightrank.bank import varlen
 from rightrank.bank.base_model import decoder_of, run_head
 from rightrank.bank.forward import LOGITS_ON_CPU, LOGITS_ON_GPU, _attention, frozen
 from rightrank.bank.fused import add_lora, linear
-from rightrank.bank.head_loss import HeadLoss, nats_and_gradient
-from rightrank.bank.rows import STEP
+from rightrank.bank.head_loss import HeadLoss, judge, nats_and_gradient
+from rightrank.bank.rows import STEP, StaticRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor, nn
 
     from rightrank.bank.adapters import AdapterBank
     from rightrank.bank.base_model import BaseModel
+    from rightrank.bank.batch import Batch
     from rightrank.bank.flat import Layout
     from rightrank.bank.head_loss import WithGradient
-    from rightrank.bank.rows import StaticRow
 
 
 class StaticForward:
@@ -52,6 +52,9 @@ class StaticForward:
         self.base, self.bank, self.working, self.compiled = base, bank, working, compiled
         self.adapters = len(bank.specs)
         self._longest = -(-longest // STEP) * STEP
+        limit = LOGITS_ON_GPU if bank.device.type == "cuda" else LOGITS_ON_CPU
+        self._piece = max(STEP, limit // base.vocabulary // STEP * STEP)
+        """Rows whose logits exist at the same time."""
         self._by_hand = _compiled_by_hand() if compiled else None
         self._stack = ExitStack()
         self._start: Tensor | None = None
@@ -83,16 +86,34 @@ class StaticForward:
     def micro_step(self, row: StaticRow, loss_K: Float[Tensor, " K"]) -> None:
         """Add to every adapter's gradients and to ``loss_K`` what ``row`` contributes to the batch's mean loss."""
         targets_M = row.targets_S.repeat(self.adapters)
-        limit = LOGITS_ON_GPU if targets_M.is_cuda else LOGITS_ON_CPU
-        size = max(STEP, limit // self.base.vocabulary // STEP * STEP)
         with torch.enable_grad():
             rows_MH = self.hidden(row).index_select(1, row.predicts_S).flatten(0, 1)
-            loss_M: Tensor = HeadLoss.apply(rows_MH, targets_M, self._head, size, self._by_hand)
+            loss_M: Tensor = HeadLoss.apply(rows_MH, targets_M, self._head, self._piece, self._by_hand)
             share_K = (loss_M.view(self.adapters, -1) * row.weight_S.to(loss_M.dtype)).sum(1)
             assert self._start is not None
             torch.autograd.grad(share_K.sum(), self._start)
         loss_K += share_K.detach()
         self._start = None
+
+    def through(self, row: StaticRow) -> None:
+        """Forward and backward pass without the loss: what these two alone take."""
+        with torch.enable_grad():
+            hidden_KCH = self.hidden(row)
+            assert self._start is not None
+            torch.autograd.grad(hidden_KCH, self._start, torch.zeros_like(hidden_KCH))
+        self._start = None
+
+    def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "K S"], Int[Tensor, "K S"]]:
+        """Nats of every trained token, and 1 where it is the greedy choice, for every adapter."""
+        row = StaticRow.of(batch, self.adapters)
+        with torch.enable_grad():  # as in training, so that nothing is compiled twice
+            hidden_KCH = self.hidden(row).detach()
+        self._start = None
+        rows_MH = hidden_KCH.index_select(1, batch.predicts_S).flatten(0, 1)
+        targets_M = batch.targets_S.repeat(self.adapters)
+        loss_M, right_M = judge(rows_MH, targets_M, self._head, self._piece)
+        shape = (self.adapters, len(batch.targets_S))
+        return loss_M.view(shape), right_M.view(shape)
 
     def hidden(self, row: StaticRow) -> Float[Tensor, "K C H"]:
         """Last hidden states of every token, for every adapter."""

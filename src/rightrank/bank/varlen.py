@@ -77,7 +77,8 @@ def _flash(
             times = query.shape[1] // key.shape[1]
             key, value = (x.repeat_interleave(times, 1) for x in (key, value))
     if longest <= SHORT and window is None:
-        return short_attention(query, key, value, ends, longest, scaling)[0]
+        short: Tensor = short_attention(query, key, value, ends, longest, scaling)[0]
+        return short
     out = varlen_attn(query, key, value, ends, ends, longest, longest, **options)
     assert isinstance(out, torch.Tensor)
     return out

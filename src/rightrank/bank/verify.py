@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rightrank.bank.base_model import BaseModel
+    from rightrank.bank.runs import Way
     from rightrank.data import TokenizedExample
 
 # Mean nats a token by which two correct ways of computing may differ: rounding at other shapes and with other kernels. Measured on
@@ -37,6 +38,7 @@ class Path:
 
     packed: bool
     words: str
+    way: Way = "plain"
 
 
 def choose_path(base: BaseModel, examples: Sequence[TokenizedExample]) -> Path:

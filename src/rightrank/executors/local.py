@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rightrank.bank.adapters import AdapterBank, AdapterSpec
+from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.evaluate import evaluate
 from rightrank.bank.forward import Forward
+from rightrank.bank.graphs import CaptureError
 from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, peak_gib_so_far
 from rightrank.bank.peft_format import export_adapter
-from rightrank.bank.step import gradients, train
+from rightrank.bank.runs import open_run
 from rightrank.errors import ResourceError
 from rightrank.executors.grouping import groups, spec_of
 from rightrank.executors.looking import Looking
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from rightrank.bank.adapters import AdapterBank
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.memory import MemoryModel
+    from rightrank.bank.runs import GraphedRun, PlainRun, StepTimes, Way
     from rightrank.data import TokenizedExample
     from rightrank.probe.loss_table import Pack
     from rightrank.recipe import Recipe
@@ -42,6 +45,8 @@ TOGETHER_ON_CPU = 1
 # the time of one on 1,100, and the same in two halves twice that (measured, SmolLM2-135M, one H100). Memory sets the limit.
 TOGETHER_ON_GPU = 32
 ENOUGH_TOKENS_ON_GPU = 131_072
+SHAPES_A_PACK = 4
+"""Shapes of rows that a pack captures. Assumed: 3 to 6 on nl2bash."""
 TRAIN_SHARE = 0.9
 """Of a pack's progress bar; the rest is evaluation."""
 
@@ -81,10 +86,13 @@ class LocalExecutor:
         recipe: Recipe,
         *,
         packed: bool,
+        way: Way = "plain",
         base_name: str | None = None,
     ) -> None:
+        """``packed`` and ``way``: how the base runs, as ``choose_path`` found."""
         self.base, self.memory = base, memory
         self.train_examples, self.recipe, self.packed = train_examples, recipe, packed
+        self.way: Way = way
         self.base_name = base_name or base.name
         """How exported adapters name their base."""
         self.targets = base.targets
@@ -147,6 +155,12 @@ class LocalExecutor:
     def _train(self, part: _Part) -> PackResult:
         try:
             return self._train_once(part)
+        except CaptureError as error:
+            self.way = "plain"
+            self.notes.append(
+                f"Steps could not be captured and run one by one, several times slower: {error}"
+            )
+            return self._train(part)
         except torch.cuda.OutOfMemoryError:
             if len(part.configurations) == 1:
                 raise
@@ -168,14 +182,13 @@ class LocalExecutor:
     def _train_once(self, part: _Part) -> PackResult:
         started = time.monotonic()
         pack = part.pack
-        bank = self._bank(part.configurations)
         judges = [*self.decide, *(self.score if pack.with_score else ())]
-        capacity = self._capacity(sum(master.numel() for master in bank.masters), len(part.configurations))
-        with Forward(self.base, bank, packed=self.packed, dropout=self.recipe.dropout) as forward:
-            looking = Looking(forward, self.decide[: look_rows(len(self.decide))], capacity)
-            trained = train(
-                forward,
-                bank,
+        few = self.decide[: look_rows(len(self.decide))]
+        with self._open([spec_of(c) for c in part.configurations]) as run:
+            bank = run.bank
+            capacity = self._capacity(sum(master.numel() for master in bank.masters), len(bank.specs))
+            looking = Looking(lambda: run.evaluate(few, capacity))
+            trained = run.train(
                 self.train_examples[: pack.examples],
                 self.recipe,
                 seed=part.configurations[0].seed,
@@ -184,7 +197,7 @@ class LocalExecutor:
                 look_after=look_steps(self.recipe, pack.examples) if pack.with_score else (),
                 on_look=looking.look,
             )
-            held_out = evaluate(forward, judges, capacity=capacity)
+            held_out = run.evaluate(judges, capacity)
         part.on_step(1.0)
         if part.export_to is not None:
             self._export(bank, part.export_to, part.first)
@@ -203,9 +216,8 @@ class LocalExecutor:
             looking.looks(math.ceil(pack.examples / self.recipe.batch_size)),
         )
 
-    def _bank(self, configurations: Sequence[Configuration]) -> AdapterBank:
-        specs = [spec_of(c) for c in configurations]
-        return AdapterBank(self.targets, specs, device=self.base.device, dtype=self.base.dtype)
+    def _open(self, specs: Sequence[AdapterSpec]) -> PlainRun | GraphedRun:
+        return open_run(self.way, self.base, specs, packed=self.packed, dropout=self.recipe.dropout)
 
     def _capacity(self, parameters: int, adapters: int) -> int:
         """Tokens a row for ``adapters`` adapters: what fits, and no more than brings speed."""
@@ -237,48 +249,30 @@ class LocalExecutor:
         examples = self.train_examples[: self.recipe.batch_size]
         together = self._most_together(small)
         per_rank = sum(target.width_in + target.width_out for target in self.targets)
-        alone, evaluation = self._time_step([small], examples)
-        wide, _ = self._time_step([large], examples) if large > small else (alone, 0.0)
-        per_parameter = max(0.0, wide - alone) / max(1, per_rank * (large - small))
-        each = alone
+        alone = self._time([small], examples)
+        wide = self._time([large], examples) if large > small else alone
+        per_parameter = max(0.0, wide.step - alone.step) / max(1, per_rank * (large - small))
+        each, evaluation, start = alone.step, alone.evaluation, alone.start
         if together > 1:
             count = min(8, together)
-            several, evaluation = self._time_step([small] * count, examples)
-            each = max(alone / 50, (several - alone) / (count - 1))
-            evaluation /= count
+            several = self._time([small] * count, examples)
+            each = max(alone.step / 50, (several.step - alone.step) / (count - 1))
+            evaluation, start = several.evaluation / count, several.start
         tokens = sum(len(example.token_ids_T) for example in examples)
         return Speed(
-            floor_seconds=max(0.0, alone - each),
-            step_seconds=max(alone / 100, each - per_parameter * per_rank * small),
+            floor_seconds=max(0.0, alone.step - each),
+            step_seconds=max(alone.step / 100, each - per_parameter * per_rank * small),
             step_seconds_per_parameter=per_parameter,
             evaluate_seconds_per_token=evaluation / tokens,
             together=together,
+            pack_seconds=SHAPES_A_PACK * start,
         )
 
-    def _time_step(self, ranks: Sequence[int], examples: Sequence[TokenizedExample]) -> tuple[float, float]:
-        """Seconds of a training step and of an evaluation of the same examples, the second time round."""
-        from rightrank.bank.optimizer import BankOptimizer
-
-        specs = [AdapterSpec(rank, alpha=rank, learning_rate=0.0) for rank in ranks]
-        bank = AdapterBank(self.targets, specs, device=self.base.device, dtype=self.base.dtype)
-        capacity = self._capacity(sum(master.numel() for master in bank.masters), len(specs))
-        step_seconds = evaluation_seconds = 0.0
-        with Forward(self.base, bank, packed=self.packed) as forward:
-            optimizer = BankOptimizer(bank, self.recipe, steps=4)
-            for _ in range(2):
-                started = self._now()
-                bank.zero_gradients()
-                optimizer.step(gradients(forward, examples, capacity))
-                step_seconds = self._now() - started
-                started = self._now()
-                evaluate(forward, examples, capacity=capacity)
-                evaluation_seconds = self._now() - started
-        return step_seconds, evaluation_seconds
-
-    def _now(self) -> float:
-        if self._on_gpu:
-            torch.cuda.synchronize(self.base.device)
-        return time.perf_counter()
+    def _time(self, ranks: Sequence[int], examples: Sequence[TokenizedExample]) -> StepTimes:
+        """Seconds of a training step and of an evaluation of the same examples."""
+        with self._open([AdapterSpec(rank, alpha=rank, learning_rate=0.0) for rank in ranks]) as run:
+            capacity = self._capacity(sum(master.numel() for master in run.bank.masters), len(ranks))
+            return run.time(examples, self.recipe, capacity)
 
 
 @contextmanager

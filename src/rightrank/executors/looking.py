@@ -6,29 +6,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rightrank.bank.evaluate import evaluate
 from rightrank.probe.looks import Looks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from jaxtyping import Float
     from torch import Tensor
 
-    from rightrank.bank.forward import Forward
-    from rightrank.data import TokenizedExample
+    from rightrank.bank.evaluate import HeldOut
 
 
 class Looking:
-    """Evaluates the adapters of ``forward`` on ``examples`` whenever it is asked to, and keeps what it saw."""
+    """Judges the adapters whenever it is asked to, by calling ``judge``, and keeps what it saw."""
 
-    def __init__(self, forward: Forward, examples: Sequence[TokenizedExample], capacity: int) -> None:
-        self._forward, self._examples, self._capacity = forward, examples, capacity
+    def __init__(self, judge: Callable[[], HeldOut]) -> None:
+        self._judge = judge
         self._seen: list[tuple[int, np.ndarray, np.ndarray]] = []
 
     def look(self, done: int, train_loss_K: Float[Tensor, " K"]) -> None:
         """After step ``done``; ``train_loss_K``: training nats a token since the look before."""
-        held_out = evaluate(self._forward, self._examples, capacity=self._capacity)
+        held_out = self._judge()
         loss_KX = np.where(np.isfinite(held_out.loss_KE), held_out.loss_KE, np.inf)
         self._seen.append((done, loss_KX, train_loss_K.cpu().numpy()))
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rightrank.bank.fastest import fastest_way
 from rightrank.bank.forward import frozen
-from rightrank.bank.memory import MemoryModel, measure_memory
+from rightrank.bank.memory import MemoryModel, measure_graphs, measure_memory
 from rightrank.bank.targets import Target, not_adapted
 from rightrank.bank.verify import Path as HowItRuns
 from rightrank.bank.verify import choose_path
@@ -85,9 +86,17 @@ def survey(base: BaseModel, examples: Sequence[TokenizedExample], recipe: Recipe
     Raises ModelError where it reads ahead, or computes in a bank of adapters something else than alone.
     """
     require_causal(base, examples[0])
-    path = choose_path(base, examples)
-    targets = base.targets
-    return Survey(path, measure_memory(base, targets, examples, packed=path.packed, dropout=recipe.dropout))
+    path = fastest_way(base, choose_path(base, examples), examples, recipe)
+    return Survey(path, memory_of(base, path, examples, recipe))
+
+
+def memory_of(
+    base: BaseModel, path: HowItRuns, examples: Sequence[TokenizedExample], recipe: Recipe
+) -> MemoryModel:
+    """What a step takes, the way it runs."""
+    if path.way != "plain":
+        return measure_graphs(base, examples, compiled=path.way == "compiled")
+    return measure_memory(base, base.targets, examples, packed=path.packed, dropout=recipe.dropout)
 
 
 def require_one_device(base: BaseModel) -> None:

@@ -99,7 +99,13 @@ class Worker:
         """Check base and examples against each other, on ``few`` of them; from now on packs train. ``name``: the base's, in adapters."""
         found = survey(self.base, few, recipe)
         self._executor = LocalExecutor(
-            self.base, found.memory, train, recipe, packed=found.path.packed, base_name=name
+            self.base,
+            found.memory,
+            train,
+            recipe,
+            packed=found.path.packed,
+            way=found.path.way,
+            base_name=name,
         )
         return found
 

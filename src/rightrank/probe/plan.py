@@ -50,6 +50,8 @@ class Speed:
     """Adapters that train at once on a device."""
     devices: int = 1
     """Packs that train side by side, each as fast as alone."""
+    pack_seconds: float = 0.0
+    """Before a pack's first step."""
 
     def slower(self, ratio: float) -> Speed:
         """The same, after learning that things take ``ratio`` times as long as foreseen."""
@@ -59,6 +61,7 @@ class Speed:
             step_seconds=self.step_seconds * ratio,
             step_seconds_per_parameter=self.step_seconds_per_parameter * ratio,
             evaluate_seconds_per_token=self.evaluate_seconds_per_token * ratio,
+            pack_seconds=self.pack_seconds * ratio,
         )
 
 
@@ -126,7 +129,7 @@ def train_seconds(job: Job, speed: Speed, ranks: Sequence[int], examples: int) -
     each = len(ranks) * speed.step_seconds + speed.step_seconds_per_parameter * job.parameters_per_rank * sum(
         ranks
     )
-    return job.recipe.steps(examples) * (packs * speed.floor_seconds + each)
+    return packs * speed.pack_seconds + job.recipe.steps(examples) * (packs * speed.floor_seconds + each)
 
 
 def stage_seconds(job: Job, speed: Speed, ranks: Sequence[int], examples: int, held_out: int) -> float:

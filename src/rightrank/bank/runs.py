@@ -1,0 +1,159 @@
+"""A bank on its way through training and judging: step by step, or in captured graphs. Both are used alike.
+
+Dimensions: K adapters.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import torch
+
+from rightrank.bank.adapters import AdapterBank
+from rightrank.bank.evaluate import HeldOut, evaluate
+from rightrank.bank.forward import Forward
+from rightrank.bank.graphs import GraphedSteps, split, train_in_graphs
+from rightrank.bank.optimizer import BankOptimizer
+from rightrank.bank.static import StaticForward
+from rightrank.bank.step import Trained, gradients, train
+from rightrank.bank.update import FlatUpdate, working_copy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rightrank.bank.adapters import AdapterSpec
+    from rightrank.bank.base_model import BaseModel
+    from rightrank.data import TokenizedExample
+    from rightrank.recipe import Recipe
+
+Way = Literal["plain", "captured", "compiled"]
+"""Step by step; in captured graphs; in captured graphs of compiled layers."""
+
+
+class StepTimes(NamedTuple):
+    """Seconds that one batch takes."""
+
+    start: float
+    """Before the first step: what is captured."""
+    step: float
+    evaluation: float
+
+
+class Run(Protocol):
+    """What trains and judges ``bank``. Use it as a context."""
+
+    bank: AdapterBank
+
+    def __enter__(self) -> Run: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def train(self, examples: Sequence[TokenizedExample], recipe: Recipe, **options: Any) -> Trained:
+        """Train every adapter by the whole ``recipe``; ``options``: seed, capacity and callbacks, as ``step.train`` takes them."""
+
+    def evaluate(self, examples: Sequence[TokenizedExample], capacity: int) -> HeldOut:
+        """Judge every adapter by every example, in rows of at most ``capacity`` tokens."""
+
+    def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
+        """Train and judge by one batch, what happens once left out."""
+
+
+def open_run(
+    way: Way, base: BaseModel, specs: Sequence[AdapterSpec], *, packed: bool, dropout: float
+) -> PlainRun | GraphedRun:
+    """A bank of ``specs`` at the start of training. ``packed`` and ``dropout`` as ``Forward`` takes them; graphs serve neither padding nor
+    dropout.
+    """
+    if way == "plain":
+        return PlainRun(base, specs, packed=packed, dropout=dropout)
+    return GraphedRun(base, specs, compiled=way == "compiled")
+
+
+class PlainRun:
+    """Step by step, by code that anyone can follow: on the CPU, and wherever nothing faster runs."""
+
+    def __init__(
+        self, base: BaseModel, specs: Sequence[AdapterSpec], *, packed: bool, dropout: float
+    ) -> None:
+        self.bank = AdapterBank(base.targets, specs, device=base.device, dtype=base.dtype)
+        self._forward = Forward(base, self.bank, packed=packed, dropout=dropout)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> PlainRun:
+        self._stack.enter_context(self._forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def train(self, examples: Sequence[TokenizedExample], recipe: Recipe, **options: Any) -> Trained:
+        """As ``step.train`` does."""
+        return train(self._forward, self.bank, examples, recipe, **options)
+
+    def evaluate(self, examples: Sequence[TokenizedExample], capacity: int) -> HeldOut:
+        """As ``evaluate`` does."""
+        return evaluate(self._forward, examples, capacity=capacity)
+
+    def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
+        """The second of two."""
+        optimizer = BankOptimizer(self.bank, recipe, steps=4)
+        step = evaluation = 0.0
+        for _ in range(2):
+            began = now(self.bank.device)
+            self.bank.zero_gradients()
+            optimizer.step(gradients(self._forward, examples, capacity))
+            between = now(self.bank.device)
+            self.evaluate(examples, capacity)
+            step, evaluation = between - began, now(self.bank.device) - between
+        return StepTimes(0.0, step, evaluation)
+
+
+class GraphedRun:
+    """In captured graphs, without LoRA dropout."""
+
+    def __init__(self, base: BaseModel, specs: Sequence[AdapterSpec], *, compiled: bool) -> None:
+        self.base, self.compiled = base, compiled
+        self.bank = AdapterBank(base.targets, specs, device=base.device, dtype=base.dtype, products=False)
+
+    def __enter__(self) -> GraphedRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing: the model is given back after every capture and every judgement."""
+
+    def train(self, examples: Sequence[TokenizedExample], recipe: Recipe, **options: Any) -> Trained:
+        """As ``train_in_graphs`` does. Raises CaptureError where the model cannot be captured."""
+        return train_in_graphs(self.base, self.bank, examples, recipe, compiled=self.compiled, **options)
+
+    def evaluate(self, examples: Sequence[TokenizedExample], capacity: int) -> HeldOut:
+        """By the compiled layers, not captured: its rows are long enough to keep the device busy."""
+        longest = max(len(example.token_ids_T) for example in examples)
+        working = working_copy(self.bank)
+        with StaticForward(self.base, self.bank, working, longest=longest, compiled=self.compiled) as forward:
+            return evaluate(forward, examples, capacity=capacity)
+
+    def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
+        """Everything once before the clock runs. Raises CaptureError as ``train`` does."""
+        device, work = self.bank.device, split(examples, capacity)
+        update = FlatUpdate(self.bank, recipe, steps=4)
+        GraphedSteps(self.base, self.bank, update, work, compiled=self.compiled)
+        self.evaluate(examples, capacity)
+        began = now(device)
+        steps = GraphedSteps(self.base, self.bank, update, work, compiled=self.compiled)
+        captured = now(device)
+        for _ in range(2):
+            for micro in work:
+                steps.micro_step(micro)
+            steps.apply()
+        stepped = now(device)
+        self.evaluate(examples, capacity)
+        return StepTimes(captured - began, (stepped - captured) / 2, now(device) - stepped)
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,121 @@
+"""What only a GPU shows: captured steps against plain ones, a thousand replays, and foreseen memory against memory taken."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from rightrank.bank.adapters import AdapterBank, AdapterSpec
+from rightrank.bank.base_model import BaseModel, load_base
+from rightrank.bank.evaluate import evaluate
+from rightrank.bank.forward import Forward
+from rightrank.bank.fused import fused_products_run_here
+from rightrank.bank.graphs import GraphedSteps, split
+from rightrank.bank.memory import GIB, measure_graphs
+from rightrank.bank.runs import GraphedRun, Way, open_run
+from rightrank.bank.step import gradients
+from rightrank.bank.update import FlatUpdate
+from rightrank.recipe import Recipe
+from tiny import random_examples, tiny_model
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() or not fused_products_run_here(torch.device("cuda"), torch.bfloat16),
+    reason="needs CUDA of compute capability 8 up, and Triton",
+)
+SPECS = [AdapterSpec(rank, 2.0 * rank, 1e-3) for rank in (1, 8, 20, 64)]
+RECIPE = Recipe().given(epochs=3, batch_size=8)
+
+
+@cache
+def base_on_gpu(dtype: torch.dtype) -> BaseModel:
+    return load_base(tiny_model("llama", dtype=dtype).cuda(), object())
+
+
+def bank_of(base: BaseModel, products: bool = True) -> AdapterBank:
+    bank = AdapterBank(base.targets, SPECS, device=base.device, dtype=base.dtype, products=products)
+    draw = torch.Generator(base.device).manual_seed(1)
+    for master in bank.masters:
+        master.add_(torch.randn(master.shape, generator=draw, device=master.device), alpha=0.05)
+    bank.refresh()
+    return bank
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return ((one.double() - other.double()).norm() / other.double().norm()).item()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_captured_gradients_are_as_close_to_float32_as_plain_ones(compiled: bool) -> None:
+    examples = random_examples(8, longest=60)
+    exact, base = base_on_gpu(torch.float32), base_on_gpu(torch.bfloat16)
+    found = {}
+    for name, model in (("exact", exact), ("plain", base)):
+        bank = bank_of(model)
+        with Forward(model, bank) as forward:
+            found[name] = (gradients(forward, examples, 10_000), bank.gradients)
+    graphed = bank_of(base, products=False)
+    update, work = FlatUpdate(graphed, RECIPE, 10), split(examples, 10_000)
+    steps = GraphedSteps(base, graphed, update, work, compiled=compiled)
+    for micro in work:
+        steps.micro_step(micro)
+    assert (update.loss_K - found["exact"][0]).abs().max() < 0.02
+    for captured, plain, truth in zip(graphed.gradients, found["plain"][1], found["exact"][1], strict=True):
+        assert distance(captured, truth) < 0.02 + 1.5 * distance(plain, truth)
+
+
+def test_a_thousand_replays_give_one_gradient_a_thousand_times() -> None:
+    base = base_on_gpu(torch.bfloat16)
+    bank = bank_of(base, products=False)
+    update, work = FlatUpdate(bank, RECIPE, 10), split(random_examples(8), 10_000)
+    steps = GraphedSteps(base, bank, update, work, compiled=True)
+    steps.micro_step(work[0])
+    once = bank.flat_gradient.clone()
+    for _ in range(999):
+        bank.flat_gradient.zero_()
+        steps.micro_step(work[0])
+    assert distance(bank.flat_gradient, once) < 1e-3, "attention's gradient adds up in any order"
+    assert torch.isfinite(update.loss_K).all()
+
+
+@pytest.mark.parametrize("way", ["captured", "compiled"])
+def test_a_run_ends_where_a_plain_one_does(way: Way) -> None:
+    base, examples = base_on_gpu(torch.bfloat16), random_examples(64, longest=60)
+    losses = []
+    for how in ("plain", way):
+        with open_run(how, base, SPECS, packed=True, dropout=0.0) as run:
+            trained = run.train(examples, RECIPE, seed=0, capacity=10_000)
+            held_out = run.evaluate(examples, 10_000)
+        tokens = sum(int(e.trained_T[1:].sum()) for e in examples)
+        losses.append(held_out.loss_KE.sum(1) / tokens)
+        assert trained.diverged_K == (False,) * 4
+    assert abs(losses[0] - losses[1]).max() < 0.02
+
+
+def test_graphs_and_plain_steps_judge_alike() -> None:
+    base, examples = base_on_gpu(torch.bfloat16), random_examples(20, longest=60)
+    run = GraphedRun(base, SPECS, compiled=True)
+    plain = AdapterBank(base.targets, SPECS, device=base.device, dtype=base.dtype)
+    with Forward(base, plain) as forward:
+        wanted = evaluate(forward, examples, capacity=500)
+    found = run.evaluate(examples, 500)
+    tokens = sum(int(e.trained_T[1:].sum()) for e in examples)
+    assert abs(found.loss_KE.sum(1) - wanted.loss_KE.sum(1)).max() / tokens < 0.02
+
+
+@pytest.mark.parametrize("adapters", [1, 16])
+def test_memory_is_foreseen_within_a_tenth(adapters: int) -> None:
+    base = load_base(tiny_model("llama", dtype=torch.bfloat16, hidden=512, layers=12).cuda(), object())
+    examples = random_examples(64, longest=250)
+    memory = measure_graphs(base, examples, compiled=True)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    with open_run(
+        "compiled", base, [AdapterSpec(32, 32.0, 1e-4)] * adapters, packed=True, dropout=0.0
+    ) as run:
+        run.train(examples, Recipe().given(epochs=1, batch_size=64), seed=0, capacity=1 << 20)
+        parameters = sum(master.numel() for master in run.bank.masters)
+    taken = torch.cuda.max_memory_allocated() / GIB
+    foreseen = memory.peak_gib(parameters, adapters * sum(len(e.token_ids_T) for e in examples))
+    assert 0.9 < foreseen / taken < 1.1
