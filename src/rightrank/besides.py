@@ -98,7 +98,7 @@ def _forgetting(
             show("what the old skills lose")
             examples = skills.examples[:rows]
             found = measure_loss(
-                model.base, model.targets, model.memory, examples, adapter, packed=model.packed
+                model.base, model.targets, model.memory, examples, adapter, packed=model.path.packed
             )
             kept[key] = {"loss": found.loss_E.tolist(), "right": found.right_E.tolist()}
             remember(path, what, kept)

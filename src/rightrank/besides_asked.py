@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.memory import MemoryModel
     from rightrank.bank.targets import Target
+    from rightrank.bank.verify import Path as HowItRuns
     from rightrank.data import PreparedData, TokenizedExample
     from rightrank.probe.plan import Job, Speed
     from rightrank.request import Request
@@ -59,7 +60,7 @@ class Model:
     base_name: str
     targets: Sequence[Target]
     memory: MemoryModel
-    packed: bool
+    path: HowItRuns
 
 
 def ask(request: Request, tokenizer: Any, data: PreparedData) -> Asked:

@@ -149,7 +149,7 @@ def _executor(prepared: ToFinish, rows: tuple[TokenizedExample, ...]) -> LocalEx
 
     now, recipe = prepared.executor, prepared.request.recipe
     if isinstance(now, LocalExecutor):
-        return LocalExecutor(now.base, now.memory, rows, recipe, packed=now.packed, base_name=now.base_name)
+        return LocalExecutor(now.base, now.memory, rows, recipe, now.path, base_name=now.base_name)
     now.survey(rows, rows[:3], recipe, str(prepared.request.model))
     return now
 

@@ -201,7 +201,7 @@ def _model(executor: LocalExecutor | Fleet, memory: MemoryModel) -> Model:
     assert isinstance(executor, LocalExecutor), (
         "what is measured besides was asked for, and so one device was opened"
     )
-    return Model(executor.base, executor.base_name, executor.targets, memory, executor.packed)
+    return Model(executor.base, executor.base_name, executor.targets, memory, executor.path)
 
 
 def _largest(ranks: Sequence[int]) -> Any:

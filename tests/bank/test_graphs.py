@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.attention import UnsupportedAttentionError
+from rightrank.bank.batch import Batch
 from rightrank.bank.forward import Forward
 from rightrank.bank.graphs import train_in_graphs
 from rightrank.bank.optimizer import BankOptimizer
@@ -58,6 +59,35 @@ def test_a_micro_step_has_the_loss_and_the_gradients_of_the_plain_one(kind: str,
     assert torch.allclose(loss_K.double(), wanted_K, rtol=1e-6)
     for one, other in zip(static.gradients, plain.gradients, strict=True):
         assert torch.linalg.vector_norm(one - other) < 1e-6 * torch.linalg.vector_norm(other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recomputed_layers_give_the_same_gradients_and_keep_less(kind: str) -> None:
+    base, examples = tiny_base(kind, layers=4), random_examples(5)
+    row = StaticRow.empty(shape_of(examples), len(SPECS), 8, base.device)
+    row.fill(examples, len(SPECS), 7)
+    found = []
+    for recomputed in (False, True):
+        plain, static = bank_of(base, 0.1), bank_of(base, 0.1)
+        kept: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with Forward(base, plain, recomputed=recomputed) as forward:
+            gradients(forward, examples, 10_000)
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                forward.hidden(Batch.of(examples))
+        loss_K = torch.zeros(len(SPECS))
+        with StaticForward(
+            base, static, working_copy(static), longest=12, recomputed=recomputed
+        ) as static_forward:
+            static_forward.micro_step(row, loss_K)
+        found.append((plain.flat_gradient, static.flat_gradient, loss_K, sum(kept.values())))
+    for one, other in zip(found[0][:3], found[1][:3], strict=True):
+        assert torch.equal(one, other)
+    assert found[1][3] < 0.5 * found[0][3]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

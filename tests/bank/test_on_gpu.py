@@ -14,9 +14,10 @@ from rightrank.bank.forward import Forward
 from rightrank.bank.fused import fused_products_run_here
 from rightrank.bank.graphs import GraphedSteps, split
 from rightrank.bank.memory import GIB, measure_graphs
-from rightrank.bank.runs import GraphedRun, Way, open_run
+from rightrank.bank.runs import GraphedRun, open_run
 from rightrank.bank.step import gradients
 from rightrank.bank.update import FlatUpdate
+from rightrank.bank.verify import Path, Way
 from rightrank.recipe import Recipe
 from tiny import random_examples, tiny_model
 
@@ -84,7 +85,7 @@ def test_a_run_ends_where_a_plain_one_does(way: Way) -> None:
     base, examples = base_on_gpu(torch.bfloat16), random_examples(64, longest=60)
     losses = []
     for how in ("plain", way):
-        with open_run(how, base, SPECS, packed=True, dropout=0.0) as run:
+        with open_run(Path(True, "", how), base, SPECS, dropout=0.0) as run:
             trained = run.train(examples, RECIPE, seed=0, capacity=10_000)
             held_out = run.evaluate(examples, 10_000)
         tokens = sum(int(e.trained_T[1:].sum()) for e in examples)
@@ -105,15 +106,16 @@ def test_graphs_and_plain_steps_judge_alike() -> None:
 
 
 @pytest.mark.parametrize("adapters", [1, 16])
-def test_memory_is_foreseen_within_a_tenth(adapters: int) -> None:
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_memory_is_foreseen_within_a_tenth(adapters: int, recomputed: bool) -> None:
     base = load_base(tiny_model("llama", dtype=torch.bfloat16, hidden=512, layers=12).cuda(), object())
     examples = random_examples(64, longest=250)
-    memory = measure_graphs(base, examples, compiled=True)
+    path = Path(True, "", "compiled", recomputed)
+    memory = measure_graphs(base, examples, compiled=True, recomputed=recomputed)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    with open_run(
-        "compiled", base, [AdapterSpec(32, 32.0, 1e-4)] * adapters, packed=True, dropout=0.0
-    ) as run:
+    specs = [AdapterSpec(32, 32.0, 1e-4)] * adapters
+    with open_run(path, base, specs, dropout=0.0) as run:
         run.train(examples, Recipe().given(epochs=1, batch_size=64), seed=0, capacity=1 << 20)
         parameters = sum(master.numel() for master in run.bank.masters)
     taken = torch.cuda.max_memory_allocated() / GIB

@@ -13,6 +13,7 @@ from rightrank.bank import runs
 from rightrank.bank.graphs import CaptureError
 from rightrank.bank.memory import measure_memory
 from rightrank.bank.targets import find_targets
+from rightrank.bank.verify import Path
 from rightrank.errors import ResourceError
 from rightrank.executors import local
 from rightrank.executors.local import LocalExecutor
@@ -32,7 +33,7 @@ OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory.")
 def executor_of(*, dtype=torch.float64, recipe=RECIPE, train=TRAIN, packed=True, way="plain"):
     base = tiny_base(dtype=dtype)
     memory = measure_memory(base, find_targets(base.model), train[:3], packed=packed)
-    executor = LocalExecutor(base, memory, train, recipe, packed=packed, way=way)
+    executor = LocalExecutor(base, memory, train, recipe, Path(packed, "", way))
     executor.judge_by(DECIDE, SCORE)
     return executor
 

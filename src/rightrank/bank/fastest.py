@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rightrank.bank.base_model import BaseModel
-    from rightrank.bank.runs import Way
-    from rightrank.bank.verify import Path
+    from rightrank.bank.verify import Path, Way
     from rightrank.data import TokenizedExample
 
 # Distance of two ways' gradients, as a share of their length. Measured on SmolLM2-135M in bfloat16: 0.04 between the plain steps and
 # float32, 0.04 between the graphs and float32, 0.05 between the two. A missing scale or a wrong mask: above 0.5.
 APART = 0.2
+SHORT = 512
+"""Tokens that a trial runs on."""
 PROBES = (AdapterSpec(4, 8.0, 0.0), AdapterSpec(16, 16.0, 0.0))
 WAYS: tuple[tuple[Way, str], ...] = (
     ("compiled", "captured steps of compiled layers"),
@@ -73,6 +74,7 @@ def _ruled_out(base: BaseModel, path: Path, recipe: Recipe) -> str:
 
 def _apart(base: BaseModel, examples: Sequence[TokenizedExample], way: Way) -> tuple[float, float]:
     """Worst distances of loss (nats a token) and gradient (a share of its length) from the plain step's, over two small adapters."""
+    examples = short(examples)
     tokens = sum(len(example.token_ids_T) for example in examples)
     plain, graphed = (_noisy_bank(base, products) for products in (True, False))
     with Forward(base, plain) as forward:
@@ -85,6 +87,20 @@ def _apart(base: BaseModel, examples: Sequence[TokenizedExample], way: Way) -> t
     pairs = zip(graphed.gradients, plain.gradients, strict=True)
     gradient = max(((one - other).norm() / other.norm()).item() for one, other in pairs)
     return (update.loss_K - wanted_K).abs().max().item(), gradient
+
+
+def short(examples: Sequence[TokenizedExample], tokens: int = SHORT) -> list[TokenizedExample]:
+    """As many of the shortest of ``examples`` as have ``tokens`` tokens together, or the end of one: trials need little memory."""
+    taken: list[TokenizedExample] = []
+    for example in sorted(examples, key=lambda example: len(example.token_ids_T)):
+        tokens -= len(example.token_ids_T)
+        if tokens < 0:
+            break
+        taken.append(example)
+    first = examples[0]
+    return taken or [
+        replace(first, token_ids_T=first.token_ids_T[-SHORT:], trained_T=first.trained_T[-SHORT:])
+    ]
 
 
 def _noisy_bank(base: BaseModel, products: bool) -> AdapterBank:

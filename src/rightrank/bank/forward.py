@@ -7,9 +7,12 @@ I and O numbers into and out of a layer.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from rightrank.bank import attention
 from rightrank.bank.base_model import decoder_of, run_head
@@ -41,17 +44,24 @@ class Forward:
 
     ``packed``: rows without padding through our attention function; otherwise right-padded rows through the model's own.
     ``dropout`` acts while ``dropout_seed`` is set; a mask depends on that seed, the layer and the example's place in the recipe's
-    batch, so that neither neighbours nor micro-batches change it.
+    batch, so that neither neighbours nor micro-batches change it. ``recomputed``: keep only what enters each layer for the backward pass.
     """
 
     def __init__(
-        self, base: BaseModel, bank: AdapterBank | None = None, *, packed: bool = True, dropout: float = 0.0
+        self,
+        base: BaseModel,
+        bank: AdapterBank | None = None,
+        *,
+        packed: bool = True,
+        dropout: float = 0.0,
+        recomputed: bool = False,
     ) -> None:
         self.base = base
         self.bank = bank
         self.packed = packed
         self.adapters = len(bank.specs) if bank is not None else 1
         self.dropout = dropout
+        self.recomputed = recomputed
         self.dropout_seed: int | None = None
         self._grouped = bank is not None and grouped_products_run_here(bank.device, bank.dtype)
         self._anchor = torch.zeros((), device=base.device, requires_grad=bank is not None)
@@ -65,6 +75,8 @@ class Forward:
             stack.enter_context(frozen(model))
             if self.packed:
                 stack.enter_context(_attention(model, attention.NAME))
+            if self.recomputed:
+                recompute_layers(model, stack)
             if self.bank is not None:
                 named = dict(model.named_modules())
                 for index, module in enumerate(self.bank.modules):
@@ -195,3 +207,38 @@ def _attention(model: Any, name: str) -> Iterator[None]:
             configs, before, strict=True
         ):  # the whole model's first: it sets its parts' too
             config._attn_implementation = own
+
+
+def recompute_layers(model: Any, stack: ExitStack) -> None:
+    """Until ``stack`` closes each layer is run again in the backward pass, so that only what enters it is kept meanwhile.
+
+    Nothing random happens inside: LoRA dropout has a generator of its own, which is seeded by the layer's number.
+    """
+    for layer in layers_of(model):
+        replace_forward(layer, _recomputed(layer.forward), stack)
+
+
+def _recomputed(own: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(*arguments: Any, **options: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return own(*arguments, **options)
+        again = partial(copy_context().run, own)  # attention looks up there which row it is in
+        return checkpoint(
+            again, *arguments, use_reentrant=False, preserve_rng_state=False, determinism_check="none", **options
+        )  # fmt: skip
+
+    return forward
+
+
+def layers_of(model: Any) -> list[nn.Module]:
+    """The decoder's layers."""
+    lists = [module for module in decoder_of(model).children() if isinstance(module, torch.nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))
+
+
+def replace_forward(module: nn.Module, forward: Callable[..., Any], stack: ExitStack) -> None:
+    """``module.forward`` for as long as ``stack`` lasts."""
+    had = "forward" in vars(module)
+    before = module.forward
+    module.forward = forward
+    stack.callback(lambda: setattr(module, "forward", before) if had else delattr(module, "forward"))

@@ -74,13 +74,16 @@ class GraphedSteps:
         work: Sequence[MicroBatch],
         *,
         compiled: bool,
+        recomputed: bool = False,
     ) -> None:
         self.bank, self.update = bank, update
         self.shapes = choose_shapes([micro.need for micro in work])
         most = max((len(micro.examples) for micro in work), default=1)
         self._rows = {s: StaticRow.empty(s, len(bank.specs), most, bank.device) for s in self.shapes}
         longest = max((self._longest(micro) for micro in work), default=1)
-        self._forward = StaticForward(base, bank, update.working, longest=longest, compiled=compiled)
+        self._forward = StaticForward(
+            base, bank, update.working, longest=longest, compiled=compiled, recomputed=recomputed
+        )
         self._graphs: dict[Shape | str, torch.cuda.CUDAGraph] = {}
         if bank.device.type == "cuda":
             try:
@@ -151,6 +154,7 @@ def train_in_graphs(
     seed: int,
     capacity: int,
     compiled: bool,
+    recomputed: bool = False,
     on_step: Callable[[int, int], None] = lambda done, steps: None,
     look_after: Collection[int] = (),
     on_look: Callable[[int, Float[Tensor, " K"]], None] = lambda done, loss_K: None,
@@ -163,7 +167,8 @@ def train_in_graphs(
     steps = recipe.steps(len(examples))
     update = FlatUpdate(bank, recipe, steps)
     plan = [split([examples[i] for i in chosen], capacity) for chosen in batches(len(examples), recipe, seed)]
-    graphed = GraphedSteps(base, bank, update, [micro for step in plan for micro in step], compiled=compiled)
+    work = [micro for step in plan for micro in step]
+    graphed = GraphedSteps(base, bank, update, work, compiled=compiled, recomputed=recomputed)
     tail, look = _Mean(bank), _Mean(bank)
     for done, micros in enumerate(plan, start=1):
         for micro in micros:

@@ -78,8 +78,12 @@ def measure_memory(
     *,
     packed: bool,
     dropout: float = 0.0,
+    recomputed: bool = False,
 ) -> MemoryModel:
-    """Count what autograd keeps, on ``examples`` and one small adapter, with the recipe's ``dropout``."""
+    """Count what autograd keeps, on ``examples`` and one small adapter, with the recipe's ``dropout``.
+
+    ``recomputed``: of each layer what enters it, and of one layer everything.
+    """
     bank = AdapterBank(targets, [SMALL], device=base.device, dtype=base.dtype)
     batch = Batch.of(examples, base.device)
     known = {p.untyped_storage().data_ptr() for p in base.model.parameters()}
@@ -100,6 +104,8 @@ def measure_memory(
         forward.dropout_seed = 0
         hidden_KTH = forward.hidden(batch)
     saved = sum(kept.values()) / batch.tokens
+    if recomputed:
+        saved = hidden_KTH.shape[-1] * base.dtype.itemsize * base.layers + saved / base.layers
     del hidden_KTH
     on_gpu = base.device.type == "cuda"
     numbers = min(LOGITS_ON_GPU if on_gpu else LOGITS_ON_CPU, base.vocabulary * 4096)
@@ -117,12 +123,15 @@ DRY_RUN = 512
 """Tokens of the shorter of two steps whose peaks are compared, unless an example is longer."""
 
 
-def measure_graphs(base: BaseModel, examples: Sequence[TokenizedExample], *, compiled: bool) -> MemoryModel:
+def measure_graphs(
+    base: BaseModel, examples: Sequence[TokenizedExample], *, compiled: bool, recomputed: bool = False
+) -> MemoryModel:
     """The peaks of two real steps without their loss, on rows of ``examples`` repeated; the loss's part is counted."""
     tokens = max(DRY_RUN, *(len(example.token_ids_T) for example in examples))
-    small = _dry_run(base, examples, tokens, compiled=compiled)
+    layers = {"compiled": compiled, "recomputed": recomputed}
+    small = _dry_run(base, examples, tokens, layers)
     try:
-        more = _dry_run(base, examples, 2 * tokens, compiled=compiled) - small
+        more = _dry_run(base, examples, 2 * tokens, layers) - small
     except torch.cuda.OutOfMemoryError:  # what does not grow with the row counts as if it did
         torch.cuda.empty_cache()
         more = small
@@ -137,7 +146,9 @@ def measure_graphs(base: BaseModel, examples: Sequence[TokenizedExample], *, com
     )
 
 
-def _dry_run(base: BaseModel, examples: Sequence[TokenizedExample], tokens: int, *, compiled: bool) -> int:
+def _dry_run(
+    base: BaseModel, examples: Sequence[TokenizedExample], tokens: int, layers: dict[str, bool]
+) -> int:
     """Bytes that forward and backward pass of one small adapter need on a row of ``tokens`` tokens."""
     from rightrank.bank.rows import Shape, StaticRow
     from rightrank.bank.static import StaticForward
@@ -154,7 +165,7 @@ def _dry_run(base: BaseModel, examples: Sequence[TokenizedExample], tokens: int,
     row = StaticRow.empty(Shape(tokens, tokens), 1, max(1, len(taken)), base.device)
     row.fill(taken, 1, 1)
     longest = max([left, *(len(example.token_ids_T) for example in taken)])
-    with StaticForward(base, bank, working_copy(bank), longest=longest, compiled=compiled) as forward:
+    with StaticForward(base, bank, working_copy(bank), longest=longest, **layers) as forward:
         for _ in range(2):  # the first may compile
             torch.cuda.synchronize(base.device)
             torch.cuda.reset_peak_memory_stats(base.device)

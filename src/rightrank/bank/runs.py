@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 
     from rightrank.bank.adapters import AdapterSpec
     from rightrank.bank.base_model import BaseModel
+    from rightrank.bank.verify import Path
     from rightrank.data import TokenizedExample
     from rightrank.recipe import Recipe
-
-Way = Literal["plain", "captured", "compiled"]
-"""Step by step; in captured graphs; in captured graphs of compiled layers."""
 
 
 class StepTimes(NamedTuple):
@@ -41,44 +39,29 @@ class StepTimes(NamedTuple):
     evaluation: float
 
 
-class Run(Protocol):
-    """What trains and judges ``bank``. Use it as a context."""
-
-    bank: AdapterBank
-
-    def __enter__(self) -> Run: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def train(self, examples: Sequence[TokenizedExample], recipe: Recipe, **options: Any) -> Trained:
-        """Train every adapter by the whole ``recipe``; ``options``: seed, capacity and callbacks, as ``step.train`` takes them."""
-
-    def evaluate(self, examples: Sequence[TokenizedExample], capacity: int) -> HeldOut:
-        """Judge every adapter by every example, in rows of at most ``capacity`` tokens."""
-
-    def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
-        """Train and judge by one batch, what happens once left out."""
-
-
 def open_run(
-    way: Way, base: BaseModel, specs: Sequence[AdapterSpec], *, packed: bool, dropout: float
+    path: Path, base: BaseModel, specs: Sequence[AdapterSpec], *, dropout: float
 ) -> PlainRun | GraphedRun:
-    """A bank of ``specs`` at the start of training. ``packed`` and ``dropout`` as ``Forward`` takes them; graphs serve neither padding nor
-    dropout.
-    """
-    if way == "plain":
-        return PlainRun(base, specs, packed=packed, dropout=dropout)
-    return GraphedRun(base, specs, compiled=way == "compiled")
+    """A bank of ``specs`` at the start of training, to run as ``path`` says. Graphs serve no ``dropout``."""
+    if path.way == "plain":
+        return PlainRun(base, specs, packed=path.packed, dropout=dropout, recomputed=path.recomputed)
+    return GraphedRun(base, specs, compiled=path.way == "compiled", recomputed=path.recomputed)
 
 
 class PlainRun:
     """Step by step, by code that anyone can follow: on the CPU, and wherever nothing faster runs."""
 
     def __init__(
-        self, base: BaseModel, specs: Sequence[AdapterSpec], *, packed: bool, dropout: float
+        self,
+        base: BaseModel,
+        specs: Sequence[AdapterSpec],
+        *,
+        packed: bool,
+        dropout: float,
+        recomputed: bool = False,
     ) -> None:
         self.bank = AdapterBank(base.targets, specs, device=base.device, dtype=base.dtype)
-        self._forward = Forward(base, self.bank, packed=packed, dropout=dropout)
+        self._forward = Forward(base, self.bank, packed=packed, dropout=dropout, recomputed=recomputed)
         self._stack = ExitStack()
 
     def __enter__(self) -> PlainRun:
@@ -113,8 +96,11 @@ class PlainRun:
 class GraphedRun:
     """In captured graphs, without LoRA dropout."""
 
-    def __init__(self, base: BaseModel, specs: Sequence[AdapterSpec], *, compiled: bool) -> None:
-        self.base, self.compiled = base, compiled
+    def __init__(
+        self, base: BaseModel, specs: Sequence[AdapterSpec], *, compiled: bool, recomputed: bool = False
+    ) -> None:
+        self.base = base
+        self._layers: dict[str, Any] = {"compiled": compiled, "recomputed": recomputed}
         self.bank = AdapterBank(base.targets, specs, device=base.device, dtype=base.dtype, products=False)
 
     def __enter__(self) -> GraphedRun:
@@ -125,23 +111,23 @@ class GraphedRun:
 
     def train(self, examples: Sequence[TokenizedExample], recipe: Recipe, **options: Any) -> Trained:
         """As ``train_in_graphs`` does. Raises CaptureError where the model cannot be captured."""
-        return train_in_graphs(self.base, self.bank, examples, recipe, compiled=self.compiled, **options)
+        return train_in_graphs(self.base, self.bank, examples, recipe, **self._layers, **options)
 
     def evaluate(self, examples: Sequence[TokenizedExample], capacity: int) -> HeldOut:
         """By the compiled layers, not captured: its rows are long enough to keep the device busy."""
         longest = max(len(example.token_ids_T) for example in examples)
         working = working_copy(self.bank)
-        with StaticForward(self.base, self.bank, working, longest=longest, compiled=self.compiled) as forward:
+        with StaticForward(self.base, self.bank, working, longest=longest, **self._layers) as forward:
             return evaluate(forward, examples, capacity=capacity)
 
     def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
         """Everything once before the clock runs. Raises CaptureError as ``train`` does."""
         device, work = self.bank.device, split(examples, capacity)
         update = FlatUpdate(self.bank, recipe, steps=4)
-        GraphedSteps(self.base, self.bank, update, work, compiled=self.compiled)
+        GraphedSteps(self.base, self.bank, update, work, **self._layers)
         self.evaluate(examples, capacity)
         began = now(device)
-        steps = GraphedSteps(self.base, self.bank, update, work, compiled=self.compiled)
+        steps = GraphedSteps(self.base, self.bank, update, work, **self._layers)
         captured = now(device)
         for _ in range(2):
             for micro in work:

@@ -15,14 +15,20 @@ import torch
 
 from rightrank.bank import varlen
 from rightrank.bank.base_model import decoder_of, run_head
-from rightrank.bank.forward import LOGITS_ON_CPU, LOGITS_ON_GPU, _attention, frozen
+from rightrank.bank.forward import (
+    LOGITS_ON_CPU,
+    LOGITS_ON_GPU,
+    _attention,
+    frozen,
+    layers_of,
+    recompute_layers,
+    replace_forward,
+)
 from rightrank.bank.fused import add_lora, linear
 from rightrank.bank.head_loss import HeadLoss, judge, nats_and_gradient
 from rightrank.bank.rows import STEP, StaticRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Float, Int
     from torch import Tensor, nn
 
@@ -38,6 +44,7 @@ class StaticForward:
 
     ``working``: the bank's masters in the base's dtype (``update.working_copy``). ``longest``: tokens of the longest sequence.
     ``compiled``: fuse each layer's elementwise work by torch.compile, for any K, any ranks and any capacity at once.
+    ``recomputed``: keep only what enters each layer for the backward pass.
     """
 
     def __init__(
@@ -48,8 +55,10 @@ class StaticForward:
         *,
         longest: int,
         compiled: bool = False,
+        recomputed: bool = False,
     ) -> None:
         self.base, self.bank, self.working, self.compiled = base, bank, working, compiled
+        self.recomputed = recomputed
         self.adapters = len(bank.specs)
         self._longest = -(-longest // STEP) * STEP
         limit = LOGITS_ON_GPU if bank.device.type == "cuda" else LOGITS_ON_CPU
@@ -75,8 +84,10 @@ class StaticForward:
             if self.compiled:
                 # The adapters' tables hang on the layers, whose shapes would otherwise count as fixed.
                 stack.enter_context(torch._dynamo.config.patch(force_nn_module_property_static_shapes=False))
-                for layer in _layers(model):
-                    _replace(layer, torch.compile(layer.forward, fullgraph=True, dynamic=True), stack)
+                for layer in layers_of(model):
+                    replace_forward(layer, torch.compile(layer.forward, fullgraph=True, dynamic=True), stack)
+            if self.recomputed:
+                recompute_layers(model, stack)
             self._stack = stack.pop_all()
         return self
 
@@ -146,11 +157,11 @@ class StaticForward:
             torch._dynamo.mark_dynamic(tensor, dimension)
         stack.callback(delattr, module, "_rightrank")
         if type(module) is torch.nn.Linear:
-            _replace(module, _own_product.__get__(module), stack)
+            replace_forward(module, _own_product.__get__(module), stack)
         else:
             module._rightrank_forward = module.forward  # type: ignore[assignment]
             stack.callback(delattr, module, "_rightrank_forward")
-            _replace(module, _added_product.__get__(module), stack)
+            replace_forward(module, _added_product.__get__(module), stack)
 
 
 def _compiled_by_hand() -> WithGradient:
@@ -177,18 +188,3 @@ def _added_product(self: Any, x: Tensor) -> Tensor:
     inputs = x.flatten(0, -2).to(self._rightrank[0].dtype)
     out: Tensor = add_lora(y.flatten(0, -2).to(inputs.dtype), inputs, *self._rightrank)[0]
     return out.view(y.shape).to(y.dtype)
-
-
-def _replace(module: nn.Module, forward: Callable[..., Any], stack: ExitStack) -> None:
-    """``module.forward`` for as long as ``stack`` lasts."""
-    had = "forward" in vars(module)
-    before = module.forward
-    module.forward = forward
-    stack.callback(lambda: setattr(module, "forward", before) if had else delattr(module, "forward"))
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder's layers, each compiled by itself."""
-    decoder = decoder_of(model)
-    lists = [m for m in decoder.children() if isinstance(m, torch.nn.ModuleList)]
-    return list(max(lists, key=len, default=[]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rightrank.bank.base_model import BaseModel
-    from rightrank.bank.runs import Way
     from rightrank.data import TokenizedExample
 
 # Mean nats a token by which two correct ways of computing may differ: rounding at other shapes and with other kernels. Measured on
@@ -32,6 +31,10 @@ TOLERANCE_NATS = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.12
 LEAK_NATS = 1e-3
 
 
+Way = Literal["plain", "captured", "compiled"]
+"""Step by step; in captured graphs; in captured graphs of compiled layers."""
+
+
 @dataclass(frozen=True)
 class Path:
     """How the model is run, and why not faster where it is not."""
@@ -39,6 +42,8 @@ class Path:
     packed: bool
     words: str
     way: Way = "plain"
+    recomputed: bool = False
+    """Whether layers are run again in the backward pass, to keep less."""
 
 
 def choose_path(base: BaseModel, examples: Sequence[TokenizedExample]) -> Path:

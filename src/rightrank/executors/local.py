@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from rightrank.bank.adapters import AdapterBank
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.memory import MemoryModel
-    from rightrank.bank.runs import GraphedRun, PlainRun, StepTimes, Way
+    from rightrank.bank.runs import GraphedRun, PlainRun, StepTimes
+    from rightrank.bank.verify import Path as HowItRuns
     from rightrank.data import TokenizedExample
     from rightrank.probe.loss_table import Pack
     from rightrank.recipe import Recipe
@@ -84,15 +85,13 @@ class LocalExecutor:
         memory: MemoryModel,
         train_examples: Sequence[TokenizedExample],
         recipe: Recipe,
+        path: HowItRuns,
         *,
-        packed: bool,
-        way: Way = "plain",
         base_name: str | None = None,
     ) -> None:
-        """``packed`` and ``way``: how the base runs, as ``choose_path`` found."""
+        """``memory`` and ``path``: how the base runs and what that takes, as surveyed."""
         self.base, self.memory = base, memory
-        self.train_examples, self.recipe, self.packed = train_examples, recipe, packed
-        self.way: Way = way
+        self.train_examples, self.recipe, self.path = train_examples, recipe, path
         self.base_name = base_name or base.name
         """How exported adapters name their base."""
         self.targets = base.targets
@@ -143,7 +142,7 @@ class LocalExecutor:
     def evaluate_base(self) -> PackResult:
         """The untrained model on every held-out example."""
         started = time.monotonic()
-        with Forward(self.base, packed=self.packed) as forward:
+        with Forward(self.base, packed=self.path.packed) as forward:
             held_out = evaluate(forward, [*self.decide, *self.score], capacity=self._capacity(0, 1))
         return PackResult(held_out.loss_KE, held_out.right_KE, (None,), 0, 0, time.monotonic() - started)
 
@@ -156,7 +155,7 @@ class LocalExecutor:
         try:
             return self._train_once(part)
         except CaptureError as error:
-            self.way = "plain"
+            self.path = replace(self.path, way="plain")
             self.notes.append(
                 f"Steps could not be captured and run one by one, several times slower: {error}"
             )
@@ -217,7 +216,7 @@ class LocalExecutor:
         )
 
     def _open(self, specs: Sequence[AdapterSpec]) -> PlainRun | GraphedRun:
-        return open_run(self.way, self.base, specs, packed=self.packed, dropout=self.recipe.dropout)
+        return open_run(self.path, self.base, specs, dropout=self.recipe.dropout)
 
     def _capacity(self, parameters: int, adapters: int) -> int:
         """Tokens a row for ``adapters`` adapters: what fits, and no more than brings speed."""

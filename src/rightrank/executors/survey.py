@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rightrank.bank.fastest import fastest_way
+from rightrank.bank.adapters import AdapterSpec, adapter_parameters
+from rightrank.bank.fastest import fastest_way, short
 from rightrank.bank.forward import frozen
-from rightrank.bank.memory import MemoryModel, measure_graphs, measure_memory
+from rightrank.bank.memory import MemoryModel, available_bytes, measure_graphs, measure_memory
 from rightrank.bank.targets import Target, not_adapted
 from rightrank.bank.verify import Path as HowItRuns
 from rightrank.bank.verify import choose_path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 # Change before the second half, as a share of the change in it. A causal model changes by nothing at all, or by rounding where a mixture
 # of experts routes otherwise; random BERTs by 0.15 to 1.2 (measured).
 LOOKS_AHEAD = 0.05
+# Tokens at once beyond which a GPU's matrix products gain little, and a CPU's nothing (see memory.py). The first is assumed.
+ENOUGH_ON_GPU, ENOUGH_ON_CPU = 4096, 1024
+USUAL_RANK = 16
 
 
 @dataclass(frozen=True)
@@ -87,16 +91,30 @@ def survey(base: BaseModel, examples: Sequence[TokenizedExample], recipe: Recipe
     """
     require_causal(base, examples[0])
     path = fastest_way(base, choose_path(base, examples), examples, recipe)
-    return Survey(path, memory_of(base, path, examples, recipe))
+    memory = _memory_of(base, path, examples, recipe)
+    if _enough_tokens(base, memory):
+        return Survey(path, memory)
+    path = replace(path, recomputed=True, words=f"{path.words}, layers recomputed to save memory")
+    return Survey(path, _memory_of(base, path, examples, recipe))
 
 
-def memory_of(
+def _memory_of(
     base: BaseModel, path: HowItRuns, examples: Sequence[TokenizedExample], recipe: Recipe
 ) -> MemoryModel:
     """What a step takes, the way it runs."""
     if path.way != "plain":
-        return measure_graphs(base, examples, compiled=path.way == "compiled")
-    return measure_memory(base, base.targets, examples, packed=path.packed, dropout=recipe.dropout)
+        compiled = path.way == "compiled"
+        return measure_graphs(base, short(examples), compiled=compiled, recomputed=path.recomputed)
+    return measure_memory(
+        base, base.targets, examples, packed=path.packed, dropout=recipe.dropout, recomputed=path.recomputed
+    )
+
+
+def _enough_tokens(base: BaseModel, memory: MemoryModel) -> bool:
+    """Whether so many tokens fit beside one adapter that recomputing layers would buy nothing but time."""
+    enough = ENOUGH_ON_GPU if base.device.type == "cuda" else ENOUGH_ON_CPU
+    one = adapter_parameters(base.targets, AdapterSpec(USUAL_RANK, USUAL_RANK, 0.0))
+    return memory.capacity(one, 1, available_bytes(base.device)) >= enough
 
 
 def require_one_device(base: BaseModel) -> None:

@@ -98,15 +98,7 @@ class Worker:
     ) -> Survey:
         """Check base and examples against each other, on ``few`` of them; from now on packs train. ``name``: the base's, in adapters."""
         found = survey(self.base, few, recipe)
-        self._executor = LocalExecutor(
-            self.base,
-            found.memory,
-            train,
-            recipe,
-            packed=found.path.packed,
-            way=found.path.way,
-            base_name=name,
-        )
+        self._executor = LocalExecutor(self.base, found.memory, train, recipe, found.path, base_name=name)
         return found
 
     def judge_by(self, decide: Sequence[TokenizedExample], score: Sequence[TokenizedExample]) -> None:
