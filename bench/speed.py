@@ -2,45 +2,42 @@
 
 python bench/speed.py MODEL ROWS [--parts grid,peft,trl,matrix,ranks,8b,4bit] [--out bench/results/speed.json] [--tiny]
 
-Times are training alone unless the name says otherwise. PEFT and TRL are timed over ``PEFT_STEPS`` steps in the middle of a run and
-multiplied by the steps of the recipe; the bank's grid runs whole. The matrix rate is the best of ten 8,192-cubed bf16 products on
-random numbers. ``--tiny`` shrinks everything until a CPU carries it through: a test of this file, no measurement.
+Times are training alone, from the end of the first step on, unless the name says otherwise. PEFT and TRL are timed over ``PEFT_STEPS``
+steps in the middle of a run and multiplied by the steps of the recipe; the bank's grid runs whole. The matrix rate is the best of ten
+8,192-cubed bf16 products on random numbers. ``--tiny`` shrinks everything until a CPU carries it through: a test of this file, no
+measurement.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from large import now, peak_gib, probe_in_4_bit, speed_8b, step_seconds
 
-from rightrank.bank.adapters import AdapterBank, AdapterSpec
+from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.base_model import BaseModel, load_base
-from rightrank.bank.evaluate import evaluate
-from rightrank.bank.forward import Forward
-from rightrank.bank.graphs import train_in_graphs
-from rightrank.bank.step import batches, train, trained_tokens
+from rightrank.bank.runs import open_run
+from rightrank.bank.step import batches, trained_tokens
 from rightrank.bank.targets import find_targets, target_suffixes
+from rightrank.bank.verify import Path as HowItRuns
 from rightrank.data import TokenizedExample, prepare
 from rightrank.recipe import Recipe, alpha_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rightrank.bank.verify import Way
+
 RANKS, RATES = (1, 2, 4, 8, 16, 32, 64, 128), (3e-4, 1e-3, 3e-3)
 PEFT_STEPS = 100
-# Weights of Llama-3-8B's blocks: what the share of the matrix rate counts, forward and backward (FINDINGS: head and adapters left out).
-BLOCKS_8B = 6.98e9
-LLAMA_3_8B = {
-    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,57 +55,38 @@ class Work:
         return self.recipe.steps(len(self.train))
 
 
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def peak_gib(device: torch.device, reset: bool = False) -> float:
-    if device.type != "cuda":
-        return 0.0
-    peak = torch.cuda.max_memory_allocated(device) / 2**30
-    if reset:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    return peak
-
-
 def grid_specs() -> list[AdapterSpec]:
     return [AdapterSpec(rank, alpha_for(rank), rate) for rate in RATES for rank in RANKS]
 
 
-def run_bank(work: Work, specs: Sequence[AdapterSpec], *, how: str, capacity: int) -> dict[str, Any]:
-    """One run of ``specs`` in the bank: ``eager``, ``graph`` or ``compiled``. A second one shows what the first spent on capture."""
-    base, device = work.base, work.base.device
+def run_bank(work: Work, specs: Sequence[AdapterSpec], *, how: Way, capacity: int) -> dict[str, Any]:
+    """One run of ``specs`` in the bank, and the same again: the difference is what was compiled."""
+    device = work.base.device
     found: dict[str, Any] = {}
     for turn in ("first", "again"):
         peak_gib(device, reset=True)
-        bank = AdapterBank(find_targets(base.model), specs, device=device, dtype=base.dtype)
         began = now(device)
-        if how == "eager":
-            with Forward(base, bank) as forward:
-                trained = train(forward, bank, work.train, work.recipe, seed=0, capacity=capacity)
-        else:
-            trained = train_in_graphs(
-                base, bank, work.train, work.recipe, seed=0, capacity=capacity, compiled=how == "compiled"
-            )
-        seconds = now(device) - began
-        with Forward(base, bank) as forward:
-            held_out = evaluate(forward, work.held_out, capacity=capacity)
-        whole = now(device) - began
-        rate = len(specs) * trained.tokens / seconds
+        first_step: list[float] = []
+
+        def clock(done: int, _: int, first_step: list[float] = first_step) -> None:
+            if done == 1:
+                first_step.append(now(device))
+
+        with open_run(HowItRuns(True, "", how), work.base, specs, dropout=0.0) as run:
+            trained = run.train(work.train, work.recipe, seed=0, capacity=capacity, on_step=clock)
+            done = now(device)
+            held_out = run.evaluate(work.held_out, capacity)
+        ended = now(device)
         found[turn] = {
-            "seconds": seconds,
-            "with_evaluation": whole,
-            "adapter_tokens_per_s": rate,
+            "seconds": done - first_step[0],
+            "before_the_first_step": first_step[0] - began,
+            "evaluation": ended - done,
+            "whole": ended - began,
+            "adapter_tokens_per_s": len(specs) * trained.tokens / (done - first_step[0]),
             "peak_gib": peak_gib(device),
         }
-        print(
-            f"  bank {how} {turn}: {seconds:.1f} s, {rate:,.0f} adapter-tokens/s, with evaluation {whole:.1f} s",
-            flush=True,
-        )
-    tokens = sum(trained_tokens(e) for e in work.held_out)
+        print(f"  bank {how}, {turn}: {found[turn]}", flush=True)
+    tokens = sum(trained_tokens(example) for example in work.held_out)
     found["held_out_loss_K"] = (held_out.loss_KE.sum(1) / tokens).tolist()
     found["train_loss_K"] = trained.train_loss_K
     return found
@@ -220,74 +198,6 @@ def matrix_rate(device: torch.device, size: int) -> float:
     return 2 * size**3 / best
 
 
-def random_rows(count: int, length: int, vocabulary: int) -> list[TokenizedExample]:
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    trained = np.arange(length) >= length // 2
-    return [
-        TokenizedExample(rng.integers(3, vocabulary, length).astype(np.int32), trained, str(index))
-        for index in range(count)
-    ]
-
-
-def step_seconds(
-    base: BaseModel, specs: Sequence[AdapterSpec], rows: Sequence[TokenizedExample], how: str, steps: int
-) -> float:
-    """Median seconds of a step on ``rows`` in one micro-batch, compilation and capture left out."""
-    times: list[float] = []
-    bank = AdapterBank(find_targets(base.model), specs, device=base.device, dtype=base.dtype)
-    recipe = Recipe().given(epochs=float(steps), batch_size=len(rows), schedule="constant", warmup_ratio=0.0)
-
-    def clock(*_: int) -> None:
-        times.append(now(base.device))
-
-    options: dict[str, Any] = {"seed": 0, "capacity": 1 << 30, "on_step": clock}
-    if how == "eager":
-        with Forward(base, bank) as forward:
-            train(forward, bank, rows, recipe, **options)
-    else:
-        train_in_graphs(base, bank, rows, recipe, compiled=how == "compiled", **options)
-    each = sorted(b - a for a, b in itertools.pairwise(times))
-    return each[len(each) // 2]
-
-
-def large(rate: float, device: torch.device, tiny: bool, how: str) -> dict[str, Any]:
-    """Llama-3-8B's shape with random weights, sequences of 512, at most 8,192 tokens a micro-step: 1 adapter and 16."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    shape = {**LLAMA_3_8B, **({"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-                               "num_key_value_heads": 2, "vocab_size": 512} if tiny else {})}  # fmt: skip
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with device:
-            model = LlamaForCausalLM(LlamaConfig(**shape))
-    finally:
-        torch.set_default_dtype(torch.float32)
-    base = load_base(model, object())
-    blocks = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2)
-    found: dict[str, Any] = {"block_parameters": blocks}
-    length, tokens = (16, 256) if tiny else (512, 8192)
-    for name, ranks in (("k1", (16,)), ("k16", (8, 16, 32, 64) * 4)):
-        peak_gib(device, reset=True)
-        specs = [AdapterSpec(r, alpha_for(r), 1e-4) for r in ranks]
-        rows = random_rows(max(1, tokens // length // len(ranks)), length, shape["vocab_size"])
-        seconds = step_seconds(base, specs, rows, how, 4 if tiny else 12)
-        speed = len(ranks) * len(rows) * length / seconds
-        share = 4 * blocks * speed / rate
-        found[name] = {
-            "tokens_per_s": speed,
-            "matrix_rate_share": share,
-            "step_seconds": seconds,
-            "peak_gib": peak_gib(device),
-        }
-        print(
-            f"  8B shape {name}: {speed:,.0f} tokens/s, {100 * share:.1f} % of the matrix rate, peak {peak_gib(device):.1f} GiB",
-            flush=True,
-        )
-    return found
-
-
 def against_rank(work: Work, how: str) -> list[dict[str, Any]]:
     """Seconds of a step against the number of adapters and their rank."""
     rows = work.train[: work.recipe.batch_size]
@@ -309,30 +219,38 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("rows", type=Path)
-    parser.add_argument("--parts", default="matrix,grid,peft,trl,ranks,8b")
+    parser.add_argument("--parts", default="matrix,grid,peft,trl,ranks,8b,4bit")
     parser.add_argument(
-        "--how", default="compiled", help="eager, graph or compiled; several, comma separated, for the grid"
+        "--how",
+        default="compiled",
+        help="plain, captured or compiled; several, comma separated, for the grid",
     )
     parser.add_argument("--capacity", type=int, default=16384, help="tokens a row at most")
     parser.add_argument("--examples", type=int, default=3200)
     parser.add_argument("--out", type=Path, default=Path("bench/results/speed.json"))
+    parser.add_argument("--add", action="store_true", help="keep the parts that --out has already")
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     parts, ways = chosen.parts.split(","), chosen.how.split(",")
-    base = load_base(chosen.model)
-    device = base.device
-    recipe = Recipe().given(epochs=1 if chosen.tiny else 3, batch_size=4 if chosen.tiny else 16)
-    data = prepare(str(chosen.rows), base.tokenizer, recipe, seed=0)
-    rows = data.train[: 16 if chosen.tiny else chosen.examples]
-    work = Work(base, rows, [*data.decide, *data.score][: 8 if chosen.tiny else 1000], recipe, chosen.tiny)
-    result: dict[str, Any] = {
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result: dict[str, Any] = json.loads(chosen.out.read_text()) if chosen.add and chosen.out.exists() else {}
+    result |= {
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"CPU ({platform.machine()})",
         "torch": torch.__version__,
-        "examples": len(rows),
-        "steps": work.steps,
     }
+
+    @cache
+    def work() -> Work:
+        base = load_base(chosen.model)
+        recipe = Recipe().given(epochs=1 if chosen.tiny else 3, batch_size=4 if chosen.tiny else 16)
+        data = prepare(str(chosen.rows), base.tokenizer, recipe, seed=0)
+        rows = data.train[: 16 if chosen.tiny else chosen.examples]
+        held_out = [*data.decide, *data.score][: 8 if chosen.tiny else 1000]
+        found = Work(base, rows, held_out, recipe, chosen.tiny)
+        result.update(examples=len(rows), steps=found.steps, held_out=len(held_out))
+        return found
 
     def part(name: str, run: Callable[[], Any]) -> None:
         if name.split(maxsplit=1)[0] in parts:
@@ -350,11 +268,12 @@ def main() -> None:
     specs = grid_specs()[: 3 if chosen.tiny else None]
     part("matrix", lambda: matrix_rate(device, 256 if chosen.tiny else 8192))
     for how in ways:
-        part(f"grid {how}", lambda how=how: run_bank(work, specs, how=how, capacity=chosen.capacity))
-    part("peft", lambda: run_peft(work))
-    part("trl", lambda: run_trl(work))
-    part("ranks", lambda: against_rank(work, ways[-1]))
-    part("8b", lambda: large(result.get("matrix", 1.0), device, chosen.tiny, ways[-1]))
+        part(f"grid {how}", lambda how=how: run_bank(work(), specs, how=how, capacity=chosen.capacity))
+    part("peft", lambda: run_peft(work()))
+    part("trl", lambda: run_trl(work()))
+    part("ranks", lambda: against_rank(work(), ways[-1]))
+    part("8b", lambda: speed_8b(result.get("matrix", 1.0), device, chosen.tiny, ways[-1]))
+    part("4bit", lambda: probe_in_4_bit(device, chosen.tiny))
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
@@ -368,10 +287,12 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         top["adapter_tokens_per_s"] = best["adapter_tokens_per_s"]
         if peft:
             top["grid24_over_one_peft_run"] = best["seconds"] / peft
-            top["grid24_end_to_end_over_one_peft_run"] = min(f["with_evaluation"] for f in firsts) / peft
+            top["grid24_end_to_end_over_one_peft_run"] = min(f["whole"] for f in firsts) / peft
     for name in ("k1", "k16"):
         if name in result.get("8b", {}):
             top[f"matrix_rate_share_8b_{name}"] = result["8b"][name]["matrix_rate_share"]
+    if "peak_gib" in result.get("4bit", {}):
+        top["peak_gib_8b_4bit"] = result["4bit"]["peak_gib"]
     return {**top, **result}
 
 

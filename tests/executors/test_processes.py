@@ -56,7 +56,7 @@ def test_two_workers_give_bitwise_what_one_gives_and_one_may_be_killed(fleet, al
     worker, wanted = alone
     assert fleet.facts == worker.facts
     survey = prepared(fleet)
-    assert (survey.path.packed, survey.memory) == (worker.executor.packed, worker.executor.memory)
+    assert (survey.path, survey.memory) == (worker.executor.path, worker.executor.memory)
     (tmp_path / "run.json").write_text("{}")
     results, killed = {}, []
 

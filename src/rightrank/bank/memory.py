@@ -176,11 +176,12 @@ def _dry_run(
 
 
 def available_bytes(device: torch.device) -> float:
-    """Memory that may be used now, with some left free."""
+    """Memory that may be used now, with some left free; ``torch.cuda.set_per_process_memory_fraction`` counts."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (free + reserved) * (1 - LEFT_FREE / 2)
+        free, whole = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_allocated(device)
+        may = whole * torch.cuda.memory.get_per_process_memory_fraction(device) - held
+        return min(free + torch.cuda.memory_reserved(device) - held, may) * (1 - LEFT_FREE / 2)
     return float(psutil.virtual_memory().available) * (1 - LEFT_FREE)
 
 
