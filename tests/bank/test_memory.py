@@ -9,12 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rightrank.bank import memory as memory_module
 from rightrank.bank.adapters import AdapterSpec, adapter_parameters
 from rightrank.bank.memory import (
     GIB,
     MemoryModel,
     available_bytes,
     make_packs,
+    measure_graphs,
     measure_memory,
     peak_gib_so_far,
 )
@@ -119,3 +121,36 @@ def test_some_memory_is_left_alone():
     total, now = psutil.virtual_memory().total, available_bytes(torch.device("cpu"))
     assert 0 < now <= 0.8 * total
     assert 0.05 < peak_gib_so_far(torch.device("cpu")) < total / GIB
+
+
+def test_a_limit_set_in_pytorch_counts_on_a_gpu(monkeypatch):
+    gib = 1 << 30
+    known = {"mem_get_info": (70 * gib, 80 * gib), "memory_allocated": 8 * gib, "memory_reserved": 9 * gib}
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    asked, share = [], [1.0]
+    monkeypatch.setattr(
+        torch.cuda.memory, "get_per_process_memory_fraction", lambda index: asked.append(index) or share[0]
+    )
+    assert available_bytes(torch.device("cuda")) == pytest.approx(0.9 * 71 * gib)
+    share[0] = 0.25
+    assert available_bytes(torch.device("cuda:1")) == pytest.approx(0.9 * 12 * gib)
+    assert asked == [3, 1]
+
+
+@pytest.mark.parametrize(("free", "tokens"), [(1e12, [512, 8192]), (4e9, [512, 2000]), (1e9, [512])])
+def test_dry_runs_fill_a_quarter_of_what_is_free_at_most(monkeypatch, free, tokens):
+    tried = []
+
+    def dry_run(base, examples, count, layers):
+        tried.append(count)
+        return 500_000 * count
+
+    monkeypatch.setattr(memory_module, "_dry_run", dry_run)
+    monkeypatch.setattr(memory_module, "available_bytes", lambda device: free)
+    base = tiny_base("llama", dtype=torch.bfloat16)
+    found = measure_graphs(base, alike(4, 16), compiled=True)
+    assert tried == tokens
+    assert found.saved_bytes_per_token == 500_000
+    assert found.peak_gib(0, 1000) * (1 << 30) == pytest.approx(found.base_bytes + found.logits_bytes + 5e8)

@@ -31,7 +31,7 @@ RECIPE = Recipe().given(epochs=3, batch_size=8)
 
 @cache
 def base_on_gpu(dtype: torch.dtype) -> BaseModel:
-    return load_base(tiny_model("llama", dtype=dtype).cuda(), object())
+    return load_base(tiny_model("llama", dtype=dtype, hidden=128).cuda(), object())
 
 
 def bank_of(base: BaseModel, products: bool = True) -> AdapterBank:

@@ -17,6 +17,7 @@ from rightrank.bank.adapters import AdapterBank, AdapterSpec, adapter_parameters
 from rightrank.bank.batch import Batch
 from rightrank.bank.forward import LOGITS_ON_CPU, LOGITS_ON_GPU, Forward
 from rightrank.bank.quantized import bytes_held
+from rightrank.bank.rows import STEP, Shape, StaticRow
 from rightrank.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -119,26 +120,29 @@ def measure_memory(
     )
 
 
-DRY_RUN = 512
-"""Tokens of the shorter of two steps whose peaks are compared, unless an example is longer."""
+DRY_RUNS = (512, 8192)
+"""Tokens of the first step that is tried, unless an example is longer, and of the largest that is measured by."""
 
 
 def measure_graphs(
     base: BaseModel, examples: Sequence[TokenizedExample], *, compiled: bool, recomputed: bool = False
 ) -> MemoryModel:
-    """The peaks of two real steps without their loss, on rows of ``examples`` repeated; the loss's part is counted."""
-    tokens = max(DRY_RUN, *(len(example.token_ids_T) for example in examples))
+    """The peak of a real step without its loss, on a row of ``examples`` repeated that fills a quarter of what is free.
+
+    What does not grow with the row counts as if it did; the loss's part is counted.
+    """
     layers = {"compiled": compiled, "recomputed": recomputed}
-    small = _dry_run(base, examples, tokens, layers)
-    try:
-        more = _dry_run(base, examples, 2 * tokens, layers) - small
-    except torch.cuda.OutOfMemoryError:  # what does not grow with the row counts as if it did
-        torch.cuda.empty_cache()
-        more = small
+    longest = max(len(example.token_ids_T) for example in examples)
+    tokens = max(DRY_RUNS[0], -(-longest // STEP) * STEP)
+    peak = _dry_run(base, examples, tokens, layers)
+    more = int(min(DRY_RUNS[1], available_bytes(base.device) / 4 / (peak / tokens))) // STEP * STEP
+    if more > 2 * tokens:
+        tokens = more
+        peak = _dry_run(base, examples, tokens, layers)
     item, numbers = base.dtype.itemsize, min(LOGITS_ON_GPU, base.vocabulary * 4096)
     return MemoryModel(
         base_bytes=bytes_held(base.model),
-        saved_bytes_per_token=more / tokens,
+        saved_bytes_per_token=peak / tokens,
         logits_bytes=numbers * (2 * item + (0.0 if compiled else 8.0)),
         master_item=4,
         working_item=item,
@@ -150,7 +154,6 @@ def _dry_run(
     base: BaseModel, examples: Sequence[TokenizedExample], tokens: int, layers: dict[str, bool]
 ) -> int:
     """Bytes that forward and backward pass of one small adapter need on a row of ``tokens`` tokens."""
-    from rightrank.bank.rows import Shape, StaticRow
     from rightrank.bank.static import StaticForward
     from rightrank.bank.update import working_copy
 
@@ -180,7 +183,8 @@ def available_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_allocated(device)
-        may = whole * torch.cuda.memory.get_per_process_memory_fraction(device) - held
+        index = torch.cuda.current_device() if device.index is None else device.index
+        may = whole * torch.cuda.memory.get_per_process_memory_fraction(index) - held
         return min(free + torch.cuda.memory_reserved(device) - held, may) * (1 - LEFT_FREE / 2)
     return float(psutil.virtual_memory().available) * (1 - LEFT_FREE)
 
