@@ -124,7 +124,7 @@ def probe_in_4_bit(device: torch.device, tiny: bool) -> dict[str, Any]:
     peak_gib(device, reset=True)
     if device.type == "cuda":
         whole = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, CARD_GIB * 2**30 / whole), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, CARD_GIB * 2**30 / whole))
     try:
         rows = random_rows(12, length, shape["vocab_size"])
         worker = Worker(base)
@@ -138,7 +138,7 @@ def probe_in_4_bit(device: torch.device, tiny: bool) -> dict[str, Any]:
         seconds = now(device) - began
     finally:
         if device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+            torch.cuda.set_per_process_memory_fraction(1.0)
     parameters = sum(adapter_parameters(base.targets, AdapterSpec(c.rank, 1.0, 0.0)) for c in configurations)
     found = {
         "peak_gib": peak_gib(device),

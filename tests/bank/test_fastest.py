@@ -30,12 +30,12 @@ def on_gpu(dtype: torch.dtype = torch.bfloat16) -> Any:
 
 def found_by(monkeypatch: pytest.MonkeyPatch, trying: Callable[[str], tuple[float, float]]) -> Path:
     monkeypatch.setattr(fastest, "fused_products_run_here", lambda device, dtype: True)
-    monkeypatch.setattr(fastest, "_apart", lambda base, examples, way: trying(way))
-    return fastest_way(on_gpu(), ROWS, [], Recipe())
+    monkeypatch.setattr(fastest, "_apart", lambda base, examples, way, longest: trying(way))
+    return fastest_way(on_gpu(), ROWS, [], Recipe(), 9)
 
 
 def test_a_cpu_has_one_way() -> None:
-    assert fastest_way(tiny_base("llama"), ROWS, random_examples(2), Recipe()) == ROWS
+    assert fastest_way(tiny_base("llama"), ROWS, random_examples(2), Recipe(), 9) == ROWS
 
 
 def test_the_fastest_that_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,13 +82,13 @@ def test_too_little_memory_for_graphs_is_no_end(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_what_rules_graphs_out_is_said(path: Path, recipe: Recipe, dtype: torch.dtype, reason: str) -> None:
-    found = fastest_way(on_gpu(dtype), path, [], recipe)
+    found = fastest_way(on_gpu(dtype), path, [], recipe, 9)
     assert (found.way, found.words) == ("plain", f"{path.words}, steps one by one ({reason})")
 
 
 def test_the_two_ways_are_as_close_as_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("llama")
-    loss, gradient = fastest._apart(base, random_examples(5), "captured")
+    loss, gradient = fastest._apart(base, random_examples(5), "captured", 9)
     assert loss < 1e-6
     assert gradient < 1e-5
     whole = fastest.GraphedSteps.micro_step
@@ -98,4 +98,4 @@ def test_the_two_ways_are_as_close_as_rounding(monkeypatch: pytest.MonkeyPatch) 
         self.bank.flat_gradient.mul_(0.5)
 
     monkeypatch.setattr(fastest.GraphedSteps, "micro_step", half)
-    assert fastest._apart(base, random_examples(5), "captured")[1] > fastest.APART
+    assert fastest._apart(base, random_examples(5), "captured", 9)[1] > fastest.APART

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rightrank.bank import fastest, varlen
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.attention import UnsupportedAttentionError
 from rightrank.bank.batch import Batch
@@ -17,10 +18,12 @@ from rightrank.bank.forward import Forward
 from rightrank.bank.graphs import train_in_graphs
 from rightrank.bank.optimizer import BankOptimizer
 from rightrank.bank.rows import CAPTURE, STEP, Shape, StaticRow, choose_shapes, fitting, shape_of
+from rightrank.bank.runs import open_run
 from rightrank.bank.static import StaticForward
 from rightrank.bank.step import gradients, train, trained_tokens
 from rightrank.bank.targets import find_targets
 from rightrank.bank.update import FlatUpdate, working_copy
+from rightrank.bank.verify import Path as HowItRuns
 from rightrank.recipe import Recipe
 from tiny import plain_logits, random_examples, tiny_base, tiny_model
 
@@ -245,4 +248,61 @@ def test_one_compilation_serves_any_number_of_adapters_any_ranks_and_any_row(
         assert torch.allclose(loss_K.double(), wanted_K, rtol=1e-5)
         for one, other in zip(banks[1].gradients, banks[0].gradients, strict=True):
             assert torch.linalg.vector_norm(one - other) < 1e-4 * torch.linalg.vector_norm(other)
+    assert counters["stats"]["unique_graphs"] == 2  # a layer and the loss
+
+
+@pytest.fixture
+def gpu_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operators that a GPU's attention runs by, with the written-out computation inside."""
+
+    def forward(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        query, key, value, ends, longest, scaling = arguments
+        out = varlen._written_out(query, key, value, ends, scaling, None).contiguous()
+        return out, torch.zeros(len(ends) - 1, query.shape[1], -(-longest // 32) * 32)
+
+    def backward(dout: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, ...]:
+        query, key, value, ends, _, _, _, scaling = arguments
+        place = torch.arange(len(query))
+        sequence = torch.bucketize(place, ends.long(), right=True)
+        seen = (sequence[:, None] == sequence[None, :]) & (place[:, None] >= place[None, :])
+        scores = torch.einsum("qhd,khd->hqk", query, key) * scaling
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        dweights = torch.einsum("qhd,khd->hqk", dout, value)
+        dscores = weights * (dweights - (dweights * weights).sum(-1, keepdim=True)) * scaling
+        return (
+            torch.einsum("hqk,khd->qhd", dscores, key).contiguous(),
+            torch.einsum("hqk,qhd->khd", dscores, query).contiguous(),
+            torch.einsum("hqk,qhd->khd", weights, dout).contiguous(),
+        )
+
+    varlen.short_attention.register_kernel("cpu")(forward)
+    varlen.short_attention_backward.register_kernel("cpu")(backward)
+    monkeypatch.setattr(varlen, "_fused_here", lambda query: True)
+    monkeypatch.setattr(varlen, "TAKES_GROUPS", False)
+
+
+@pytest.mark.usefixtures("gpu_attention")
+def test_nothing_that_a_probe_does_compiles_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying, timing, training, looking and judging, with other adapters, examples and rows each."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    base = tiny_base("llama", dtype=torch.float32, layers=3)
+    examples = random_examples(40, longest=60)
+    torch._dynamo.reset()
+    counters.clear()
+    loss, gradient = fastest._apart(base, examples[:3], "compiled", 60)
+    assert loss < 1e-4
+    assert gradient < 1e-3
+    path, recipe = HowItRuns(True, "", "compiled"), Recipe().given(epochs=2, batch_size=8)
+    for ranks in ((8,), (16,), (8,) * 8):
+        specs = [AdapterSpec(rank, 1.0, 0.0) for rank in ranks]
+        with open_run(path, base, specs, dropout=0.0, longest=60) as run:
+            run.time(examples[:16], recipe, 10_000)
+    with open_run(path, base, SPECS, dropout=0.0, longest=60) as run:
+        run.train(
+            examples, recipe, seed=0, capacity=10_000, look_after=(3,),
+            on_look=lambda *_: run.evaluate(examples[:7], 300),
+        )  # fmt: skip
+        run.evaluate(examples, 200)
     assert counters["stats"]["unique_graphs"] == 2  # a layer and the loss

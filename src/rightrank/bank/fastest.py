@@ -35,9 +35,12 @@ WAYS: tuple[tuple[Way, str], ...] = (
 )
 
 
-def fastest_way(base: BaseModel, path: Path, examples: Sequence[TokenizedExample], recipe: Recipe) -> Path:
+def fastest_way(
+    base: BaseModel, path: Path, examples: Sequence[TokenizedExample], recipe: Recipe, longest: int
+) -> Path:
     """``path`` with the fastest way that serves model, recipe and device, and in words why it is no faster one.
 
+    Tried on a few ``examples``, by the kernels that examples of ``longest`` tokens will run by.
     A CPU has one way, and says nothing of it.
     """
     if base.device.type != "cuda":
@@ -48,7 +51,7 @@ def fastest_way(base: BaseModel, path: Path, examples: Sequence[TokenizedExample
     failed = []
     for way, words in WAYS:
         try:
-            loss, gradient = _apart(base, examples, way)
+            loss, gradient = _apart(base, examples, way, longest)
         except CaptureError as error:
             failed.append(f"{words} failed: {error}")
             continue
@@ -72,7 +75,9 @@ def _ruled_out(base: BaseModel, path: Path, recipe: Recipe) -> str:
     return ""
 
 
-def _apart(base: BaseModel, examples: Sequence[TokenizedExample], way: Way) -> tuple[float, float]:
+def _apart(
+    base: BaseModel, examples: Sequence[TokenizedExample], way: Way, longest: int
+) -> tuple[float, float]:
     """Worst distances of loss (nats a token) and gradient (a share of its length) from the plain step's, over two small adapters."""
     examples = short(examples)
     tokens = sum(len(example.token_ids_T) for example in examples)
@@ -81,7 +86,7 @@ def _apart(base: BaseModel, examples: Sequence[TokenizedExample], way: Way) -> t
         wanted_K = gradients(forward, examples, tokens)
     update = FlatUpdate(graphed, Recipe(), 1)
     work = split(examples, tokens)
-    steps = GraphedSteps(base, graphed, update, work, compiled=way == "compiled")
+    steps = GraphedSteps(base, graphed, update, work, compiled=way == "compiled", longest=longest)
     for micro in work:
         steps.micro_step(micro)
     pairs = zip(graphed.gradients, plain.gradients, strict=True)

@@ -75,12 +75,14 @@ class GraphedSteps:
         *,
         compiled: bool,
         recomputed: bool = False,
+        longest: int = 1,
     ) -> None:
+        """``longest``: tokens of the longest example anywhere, so that all that is ever captured runs by the same kernels."""
         self.bank, self.update = bank, update
         self.shapes = choose_shapes([micro.need for micro in work])
         most = max((len(micro.examples) for micro in work), default=1)
         self._rows = {s: StaticRow.empty(s, len(bank.specs), most, bank.device) for s in self.shapes}
-        longest = max((self._longest(micro) for micro in work), default=1)
+        longest = max([longest, *(self._longest(micro) for micro in work)])
         self._forward = StaticForward(
             base, bank, update.working, longest=longest, compiled=compiled, recomputed=recomputed
         )
@@ -155,12 +157,14 @@ def train_in_graphs(
     capacity: int,
     compiled: bool,
     recomputed: bool = False,
+    longest: int = 1,
     on_step: Callable[[int, int], None] = lambda done, steps: None,
     look_after: Collection[int] = (),
     on_look: Callable[[int, Float[Tensor, " K"]], None] = lambda done, loss_K: None,
 ) -> Trained:
-    """``step.train``, the same batches in the same order, in captured graphs. LoRA dropout is not served here.
+    """``step.train``, the same batches in the same order, in captured graphs, without LoRA dropout.
 
+    ``longest`` as ``GraphedSteps`` takes it.
     Raises CaptureError where the model cannot be captured, before anything is trained.
     """
     assert recipe.dropout == 0
@@ -168,7 +172,9 @@ def train_in_graphs(
     update = FlatUpdate(bank, recipe, steps)
     plan = [split([examples[i] for i in chosen], capacity) for chosen in batches(len(examples), recipe, seed)]
     work = [micro for step in plan for micro in step]
-    graphed = GraphedSteps(base, bank, update, work, compiled=compiled, recomputed=recomputed)
+    graphed = GraphedSteps(
+        base, bank, update, work, compiled=compiled, recomputed=recomputed, longest=longest
+    )
     tail, look = _Mean(bank), _Mean(bank)
     for done, micros in enumerate(plan, start=1):
         for micro in micros:

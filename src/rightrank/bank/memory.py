@@ -125,20 +125,26 @@ DRY_RUNS = (512, 8192)
 
 
 def measure_graphs(
-    base: BaseModel, examples: Sequence[TokenizedExample], *, compiled: bool, recomputed: bool = False
+    base: BaseModel,
+    examples: Sequence[TokenizedExample],
+    *,
+    compiled: bool,
+    recomputed: bool = False,
+    longest: int = 1,
 ) -> MemoryModel:
     """The peak of a real step without its loss, on a row of ``examples`` repeated that fills a quarter of what is free.
 
-    What does not grow with the row counts as if it did; the loss's part is counted.
+    What does not grow with the row counts as if it did; the loss's part is counted. ``longest``: tokens of the
+    longest example of all, which decides the kernels.
     """
     layers = {"compiled": compiled, "recomputed": recomputed}
-    longest = max(len(example.token_ids_T) for example in examples)
-    tokens = max(DRY_RUNS[0], -(-longest // STEP) * STEP)
-    peak = _dry_run(base, examples, tokens, layers)
+    row = max(len(example.token_ids_T) for example in examples)
+    tokens = max(DRY_RUNS[0], -(-row // STEP) * STEP)
+    peak = _dry_run(base, examples, tokens, layers, longest)
     more = int(min(DRY_RUNS[1], available_bytes(base.device) / 4 / (peak / tokens))) // STEP * STEP
     if more > 2 * tokens:
         tokens = more
-        peak = _dry_run(base, examples, tokens, layers)
+        peak = _dry_run(base, examples, tokens, layers, longest)
     item, numbers = base.dtype.itemsize, min(LOGITS_ON_GPU, base.vocabulary * 4096)
     return MemoryModel(
         base_bytes=bytes_held(base.model),
@@ -151,7 +157,7 @@ def measure_graphs(
 
 
 def _dry_run(
-    base: BaseModel, examples: Sequence[TokenizedExample], tokens: int, layers: dict[str, bool]
+    base: BaseModel, examples: Sequence[TokenizedExample], tokens: int, layers: dict[str, bool], longest: int
 ) -> int:
     """Bytes that forward and backward pass of one small adapter need on a row of ``tokens`` tokens."""
     from rightrank.bank.static import StaticForward
@@ -167,7 +173,7 @@ def _dry_run(
         left -= len(example.token_ids_T)
     row = StaticRow.empty(Shape(tokens, tokens), 1, max(1, len(taken)), base.device)
     row.fill(taken, 1, 1)
-    longest = max([left, *(len(example.token_ids_T) for example in taken)])
+    longest = max([longest, left, *(len(example.token_ids_T) for example in taken)])
     with StaticForward(base, bank, working_copy(bank), longest=longest, **layers) as forward:
         for _ in range(2):  # the first may compile
             torch.cuda.synchronize(base.device)

@@ -40,12 +40,16 @@ class StepTimes(NamedTuple):
 
 
 def open_run(
-    path: Path, base: BaseModel, specs: Sequence[AdapterSpec], *, dropout: float
+    path: Path, base: BaseModel, specs: Sequence[AdapterSpec], *, dropout: float, longest: int = 1
 ) -> PlainRun | GraphedRun:
-    """A bank of ``specs`` at the start of training, to run as ``path`` says. Graphs serve no ``dropout``."""
+    """A bank of ``specs`` at the start of training, to run as ``path`` says. Graphs serve no ``dropout``.
+
+    ``longest``: tokens of the longest example of all.
+    """
     if path.way == "plain":
         return PlainRun(base, specs, packed=path.packed, dropout=dropout, recomputed=path.recomputed)
-    return GraphedRun(base, specs, compiled=path.way == "compiled", recomputed=path.recomputed)
+    compiled = path.way == "compiled"
+    return GraphedRun(base, specs, compiled=compiled, recomputed=path.recomputed, longest=longest)
 
 
 class PlainRun:
@@ -97,9 +101,15 @@ class GraphedRun:
     """In captured graphs, without LoRA dropout."""
 
     def __init__(
-        self, base: BaseModel, specs: Sequence[AdapterSpec], *, compiled: bool, recomputed: bool = False
+        self,
+        base: BaseModel,
+        specs: Sequence[AdapterSpec],
+        *,
+        compiled: bool,
+        recomputed: bool = False,
+        longest: int = 1,
     ) -> None:
-        self.base = base
+        self.base, self._longest = base, longest
         self._layers: dict[str, Any] = {"compiled": compiled, "recomputed": recomputed}
         self.bank = AdapterBank(base.targets, specs, device=base.device, dtype=base.dtype, products=False)
 
@@ -111,11 +121,13 @@ class GraphedRun:
 
     def train(self, examples: Sequence[TokenizedExample], recipe: Recipe, **options: Any) -> Trained:
         """As ``train_in_graphs`` does. Raises CaptureError where the model cannot be captured."""
-        return train_in_graphs(self.base, self.bank, examples, recipe, **self._layers, **options)
+        return train_in_graphs(
+            self.base, self.bank, examples, recipe, **self._layers, longest=self._longest, **options
+        )
 
     def evaluate(self, examples: Sequence[TokenizedExample], capacity: int) -> HeldOut:
         """By the compiled layers, not captured: its rows are long enough to keep the device busy."""
-        longest = max(len(example.token_ids_T) for example in examples)
+        longest = max([self._longest, *(len(example.token_ids_T) for example in examples)])
         working = working_copy(self.bank)
         with StaticForward(self.base, self.bank, working, longest=longest, **self._layers) as forward:
             return evaluate(forward, examples, capacity=capacity)
@@ -124,10 +136,11 @@ class GraphedRun:
         """Everything once before the clock runs. Raises CaptureError as ``train`` does."""
         device, work = self.bank.device, split(examples, capacity)
         update = FlatUpdate(self.bank, recipe, steps=4)
-        GraphedSteps(self.base, self.bank, update, work, **self._layers)
+        options = {**self._layers, "longest": self._longest}
+        GraphedSteps(self.base, self.bank, update, work, **options)
         self.evaluate(examples, capacity)
         began = now(device)
-        steps = GraphedSteps(self.base, self.bank, update, work, **self._layers)
+        steps = GraphedSteps(self.base, self.bank, update, work, **options)
         captured = now(device)
         for _ in range(2):
             for micro in work:

@@ -53,11 +53,15 @@ def varlen_attention(
         sliding_window = None
     assert cu_seq_lens_q is not None
     query, key, value = (x[0].transpose(0, 1) for x in (query_1HMD, key_1GMD, value_1GMD))
-    if query.is_cuda:
+    if _fused_here(query):
         out = _flash(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     else:
         out = _written_out(query, key, value, cu_seq_lens_q, scaling, sliding_window)
     return out[None], None
+
+
+def _fused_here(query: Tensor) -> bool:
+    return query.is_cuda
 
 
 def _flash(
@@ -123,7 +127,7 @@ def short_attention_backward(
 def _(
     query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None
 ) -> tuple[Tensor, ...]:
-    count, heads, rows = len(ends) - 1, query.shape[1], -(-longest // 32) * 32
+    count, heads, rows = ends.shape[0] - 1, query.shape[1], -(-longest // 32) * 32
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     return out, query.new_empty(count, heads, rows, dtype=torch.float32)
 

@@ -216,7 +216,7 @@ class LocalExecutor:
         )
 
     def _open(self, specs: Sequence[AdapterSpec]) -> PlainRun | GraphedRun:
-        return open_run(self.path, self.base, specs, dropout=self.recipe.dropout)
+        return open_run(self.path, self.base, specs, dropout=self.recipe.dropout, longest=self._longest)
 
     def _capacity(self, parameters: int, adapters: int) -> int:
         """Tokens a row for ``adapters`` adapters: what fits, and no more than brings speed."""

@@ -84,27 +84,35 @@ def facts_of(base: BaseModel) -> BaseFacts:
     )
 
 
-def survey(base: BaseModel, examples: Sequence[TokenizedExample], recipe: Recipe) -> Survey:
+def survey(base: BaseModel, examples: Sequence[TokenizedExample], recipe: Recipe, longest: int = 1) -> Survey:
     """Check that ``base`` may be measured with, choose how it runs, and count what a step keeps, all on a few ``examples``.
+
+    ``longest``: tokens of the longest example of all.
 
     Raises ModelError where it reads ahead, or computes in a bank of adapters something else than alone.
     """
     require_causal(base, examples[0])
-    path = fastest_way(base, choose_path(base, examples), examples, recipe)
-    memory = _memory_of(base, path, examples, recipe)
+    path = fastest_way(base, choose_path(base, examples), examples, recipe, longest)
+    memory = _memory_of(base, path, examples, recipe, longest)
     if _enough_tokens(base, memory):
         return Survey(path, memory)
     path = replace(path, recomputed=True, words=f"{path.words}, layers recomputed to save memory")
-    return Survey(path, _memory_of(base, path, examples, recipe))
+    return Survey(path, _memory_of(base, path, examples, recipe, longest))
 
 
 def _memory_of(
-    base: BaseModel, path: HowItRuns, examples: Sequence[TokenizedExample], recipe: Recipe
+    base: BaseModel,
+    path: HowItRuns,
+    examples: Sequence[TokenizedExample],
+    recipe: Recipe,
+    longest: int,
 ) -> MemoryModel:
     """What a step takes, the way it runs."""
     if path.way != "plain":
         compiled = path.way == "compiled"
-        return measure_graphs(base, short(examples), compiled=compiled, recomputed=path.recomputed)
+        return measure_graphs(
+            base, short(examples), compiled=compiled, recomputed=path.recomputed, longest=longest
+        )
     return measure_memory(
         base, base.targets, examples, packed=path.packed, dropout=recipe.dropout, recomputed=path.recomputed
     )

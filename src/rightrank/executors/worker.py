@@ -97,7 +97,8 @@ class Worker:
         self, train: Sequence[TokenizedExample], few: Sequence[TokenizedExample], recipe: Recipe, name: str
     ) -> Survey:
         """Check base and examples against each other, on ``few`` of them; from now on packs train. ``name``: the base's, in adapters."""
-        found = survey(self.base, few, recipe)
+        longest = max(len(example.token_ids_T) for example in train)
+        found = survey(self.base, few, recipe, longest)
         self._executor = LocalExecutor(self.base, found.memory, train, recipe, found.path, base_name=name)
         return found
 
