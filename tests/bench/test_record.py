@@ -1,0 +1,105 @@
+"""The design of the recorded surfaces: what is trained next, and where it ends."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+
+import record
+from record import (
+    FEW_RANKS,
+    FIRST_RATES,
+    RANKS,
+    RATES,
+    SETS,
+    DataSet,
+    Point,
+    near_best,
+    next_points,
+    ranks_at,
+)
+
+from rightrank.bank.base_model import load_base
+from rightrank.executors.worker import Worker
+from rightrank.probe.loss_table import LossTable
+from rightrank.recipe import Recipe
+from small_run import save_model, save_rows, small_rows
+
+
+@given(st.integers(0, 5), st.sampled_from(RANKS))
+def test_rates_are_added_until_the_best_lies_inside_or_at_the_end_of_all(best: int, rank: int) -> None:
+    level: dict[Point, float] = {}
+    rounds = 0
+    while points := next_points(level, [rank]):
+        assert not set(points) & set(level)
+        level |= {point: abs(RATES.index(point.rate) - best) for point in points}
+        rounds += 1
+    assert rounds <= 3
+    tried = sorted(RATES.index(point.rate) for point in level)
+    assert min(level, key=lambda point: level[point]).rate == RATES[best]
+    assert best in (0, 5) or tried[0] < best < tried[-1]
+    assert set(FIRST_RATES) <= {point.rate for point in level}
+
+
+def test_ranks_are_extended_each_by_itself() -> None:
+    losses = {8: (3, 2, 1), 32: (2, 1, 2)}
+    level = {
+        Point(rank, FIRST_RATES[i]): loss for rank, three in losses.items() for i, loss in enumerate(three)
+    }
+    assert next_points(level, (8, 32)) == [Point(8, 1e-2)]
+
+
+def test_points_for_seeds_are_near_the_best_and_the_same_every_time() -> None:
+    level = {
+        Point(rank, rate): 1 + 0.002 * i
+        for i, (rank, rate) in enumerate((r, x) for r in RANKS for x in RATES)
+    }
+    chosen = near_best(level, 2.0, seed=5)
+    assert chosen == near_best(level, 2.0, seed=5)
+    assert len(set(chosen)) == 6
+    assert all(level[point] <= 1.03 for point in chosen)
+    assert near_best({Point(8, 1e-3): 1.0}, 2.0, 0) == [Point(8, 1e-3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "epochs", "sizes"),
+    [
+        ("nl2bash", 10_607, 3, [3200, 800, 1600, 400]),
+        ("nl2bash", 10_607, 1, [3200, 800, 1600]),
+        ("mbpp", 474, 3, [474]),
+        ("medquad", 5_000, 3, [1600, 400, 800]),
+    ],
+)
+def test_sizes_of_under_fifty_steps_are_left_out(
+    name: str, rows: int, epochs: float, sizes: list[int]
+) -> None:
+    assert SETS[name].sizes(rows, Recipe().given(epochs=epochs)) == sizes
+    assert ranks_at(sizes[0], sizes[0]) == RANKS
+    assert ranks_at(sizes[0] // 2, sizes[0]) == FEW_RANKS
+
+
+def test_a_set_is_recorded_and_not_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(record, "RANKS", (2, 8))
+    monkeypatch.setattr(record, "FEW_RANKS", (8,))
+    monkeypatch.setattr(record, "FEWEST_STEPS", 2)
+    base = load_base(save_model(tmp_path / "model"))
+    save_rows(tmp_path / "rows.jsonl", small_rows(80))
+    one = DataSet("small", "rows.jsonl", None, 64)
+    place = (base.tokenizer, one, tmp_path, tmp_path / "out", 2.0)
+    assert record.record(Worker(base), *place, until=math.inf)
+    table = LossTable.opened(tmp_path / "out" / "small" / "2")
+    trained = {(pack.examples, c.rank, c.seed) for pack in table.packs for c in pack.configurations}
+    assert {(64, 2, 0), (64, 8, 0), (16, 2, 0), (32, 8, 0)} <= trained
+    assert (32, 2, 0) not in trained
+    assert {seed for size, _, seed in trained if size == 64} == {0, 1, 2}
+    packs = len(table.packs)
+    assert record.record(Worker(base), *place, until=0.0), "all of it is there"
+    assert len(LossTable.opened(tmp_path / "out" / "small" / "2").packs) == packs
+    assert not record.record(Worker(base), *place[:-1], 3.0, until=0.0)
