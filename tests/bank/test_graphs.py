@@ -256,29 +256,28 @@ def gpu_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operators that a GPU's attention runs by, with the written-out computation inside."""
 
     def forward(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key, value, ends, longest, scaling = arguments
+        query, key, value, ends, _, scaling, _ = arguments
         out = varlen._written_out(query, key, value, ends, scaling, None).contiguous()
-        return out, torch.zeros(len(ends) - 1, query.shape[1], -(-longest // 32) * 32)
+        return out, torch.zeros(query.shape[1], query.shape[0])
 
     def backward(dout: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, ...]:
-        query, key, value, ends, _, _, _, scaling = arguments
+        query, key, value, ends, _, _, _, scaling, _ = arguments
+        groups = query.shape[1] // key.shape[1]
+        keys, values = (tensor.repeat_interleave(groups, 1) for tensor in (key, value))
         place = torch.arange(len(query))
         sequence = torch.bucketize(place, ends.long(), right=True)
         seen = (sequence[:, None] == sequence[None, :]) & (place[:, None] >= place[None, :])
-        scores = torch.einsum("qhd,khd->hqk", query, key) * scaling
+        scores = torch.einsum("qhd,khd->hqk", query, keys) * scaling
         weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-        dweights = torch.einsum("qhd,khd->hqk", dout, value)
+        dweights = torch.einsum("qhd,khd->hqk", dout, values)
         dscores = weights * (dweights - (dweights * weights).sum(-1, keepdim=True)) * scaling
-        return (
-            torch.einsum("hqk,khd->qhd", dscores, key).contiguous(),
-            torch.einsum("hqk,qhd->khd", dscores, query).contiguous(),
-            torch.einsum("hqk,qhd->khd", weights, dout).contiguous(),
-        )
+        dkeys = torch.einsum("hqk,qhd->khd", dscores, query).unflatten(1, (-1, groups)).sum(2)
+        dvalues = torch.einsum("hqk,qhd->khd", weights, dout).unflatten(1, (-1, groups)).sum(2)
+        return torch.einsum("hqk,khd->qhd", dscores, keys).contiguous(), dkeys, dvalues
 
     varlen.short_attention.register_kernel("cpu")(forward)
     varlen.short_attention_backward.register_kernel("cpu")(backward)
     monkeypatch.setattr(varlen, "_fused_here", lambda query: True)
-    monkeypatch.setattr(varlen, "TAKES_GROUPS", False)
 
 
 @pytest.mark.usefixtures("gpu_attention")

@@ -61,12 +61,39 @@ assert not vectors[1].any()
 assert torch.equal(vectors[4], vectors[0])
 print("fine")
 """
+ATTENTION = """
+import torch
+from rightrank.bank import attention_kernels, varlen
+
+draw = torch.Generator().manual_seed(0)
+normal = lambda *shape: torch.randn(*shape, generator=draw)
+for heads, groups, width, lengths, window in (
+    (4, 2, 16, (5, 70, 1, 130, 0, 33), None),
+    (3, 3, 24, (64, 65, 10), None),
+    (4, 1, 16, (100, 50, 128), 20),
+    (2, 2, 16, (200,), 70),
+):
+    tokens, longest, seen = sum(lengths), max(lengths), window or varlen.EVERYTHING
+    ends = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
+    query = normal(heads, tokens, width).transpose(0, 1).requires_grad_()
+    key, value = (normal(tokens, groups, width).requires_grad_() for _ in "kv")
+    dout = normal(tokens, heads, width)
+    wanted = varlen._written_out(query, key, value, ends, 0.3, window)
+    given = [tensor.detach() for tensor in (query, key, value)]
+    out, sums = attention_kernels.forward(*given, ends, longest, 0.3, seen)
+    assert torch.allclose(out, wanted, atol=1e-5)
+    found = attention_kernels.backward(dout, *given, ends, out, sums, longest, 0.3, seen)
+    for one, other in zip(found, torch.autograd.grad(wanted, (query, key, value), dout)):
+        assert torch.allclose(one, other, atol=1e-5)
+print("fine")
+"""
 
 
-def test_kernels_compute_what_the_loops_do() -> None:
+@pytest.mark.parametrize("program", [PROGRAM, ATTENTION], ids=["products and update", "attention"])
+def test_kernels_compute_what_the_loops_do(program: str) -> None:
     source = Path(__file__).parents[2] / "src"
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={
             "TRITON_INTERPRET": "1",
             "PYTHONPATH": f"{source}:{':'.join(sys.path)}",

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 NAME = "rightrank_varlen"
 SHORT = 256
-"""Tokens of an example up to which tiles of 64 pay. Measured at 40 to 100 tokens: 0.31 against 0.49 ms a layer (see bench/LOG.md)."""
-CAUSAL = 1
+"""Tokens of the longest example up to which tiles of 64 pay. Assumed: at 40 to 100 tokens tiles of 64 took 0.31 against 0.49 ms a layer."""
+EVERYTHING = 1 << 30
+"""A window that no sequence is longer than."""
 TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
@@ -73,6 +74,11 @@ def _flash(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
+    if longest <= SHORT:
+        seen = EVERYTHING if window is None else window
+        scale = query.shape[2] ** -0.5 if scaling is None else scaling
+        short: Tensor = short_attention(query, key, value, ends, longest, scale, seen)[0]
+        return short
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}
     if key.shape[1] != query.shape[1]:
         if TAKES_GROUPS:
@@ -80,9 +86,6 @@ def _flash(
         else:
             times = query.shape[1] // key.shape[1]
             key, value = (x.repeat_interleave(times, 1) for x in (key, value))
-    if longest <= SHORT and window is None:
-        short: Tensor = short_attention(query, key, value, ends, longest, scaling)[0]
-        return short
     out = varlen_attn(query, key, value, ends, ends, longest, longest, **options)
     assert isinstance(out, torch.Tensor)
     return out
@@ -90,61 +93,63 @@ def _flash(
 
 @torch.library.custom_op("rightrank::short_attention", mutates_args=())
 def short_attention(
-    query_MHD: Tensor, key_MHD: Tensor, value_MHD: Tensor, ends_N: Tensor, longest: int, scaling: float | None
+    query_MHD: Tensor,
+    key_MGD: Tensor,
+    value_MGD: Tensor,
+    ends_N: Tensor,
+    longest: int,
+    scaling: float,
+    window: int,
 ) -> tuple[Tensor, Tensor]:
-    """``varlen_attn`` by PyTorch's memory-efficient kernels: tiles of 64 tokens where the other's are of 128, half empty on short examples.
+    """``varlen_attn`` by kernels made for short sequences, which give the same bits every time; see ``attention_kernels``.
 
-    Returns the output and the log sums that its gradient needs.
+    Returns the output and what its gradient needs of the softmax.
     """
-    out, sums, *_ = torch.ops.aten._efficient_attention_forward(
-        query_MHD[None], key_MHD[None], value_MHD[None], None, ends_N, ends_N, longest, longest, 0.0, CAUSAL, True, scale=scaling
-    )  # fmt: skip
-    return out[0], sums
+    from rightrank.bank import attention_kernels
+
+    return attention_kernels.forward(query_MHD, key_MGD, value_MGD, ends_N, longest, scaling, window)
 
 
 @torch.library.custom_op("rightrank::short_attention_backward", mutates_args=())
 def short_attention_backward(
     dout_MHD: Tensor,
     query_MHD: Tensor,
-    key_MHD: Tensor,
-    value_MHD: Tensor,
+    key_MGD: Tensor,
+    value_MGD: Tensor,
     ends_N: Tensor,
     out_MHD: Tensor,
-    sums: Tensor,
+    sums_HM: Tensor,
     longest: int,
-    scaling: float | None,
+    scaling: float,
+    window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
-    none = torch.empty((), dtype=torch.int64)  # the random state of a dropout that is none
-    dq, dk, dv, _ = torch.ops.aten._efficient_attention_backward(
-        dout_MHD[None], query_MHD[None], key_MHD[None], value_MHD[None], None, out_MHD[None], ends_N, ends_N, longest, longest,
-        sums, 0.0, none, none, CAUSAL, False, scale=scaling,
-    )  # fmt: skip
-    return dq[0], dk[0], dv[0]
+    from rightrank.bank import attention_kernels
+
+    given = (query_MHD, key_MGD, value_MGD, ends_N, out_MHD, sums_HM)
+    return attention_kernels.backward(dout_MHD.contiguous(), *given, longest, scaling, window)
 
 
 @short_attention.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None
-) -> tuple[Tensor, ...]:
-    count, heads, rows = ends.shape[0] - 1, query.shape[1], -(-longest // 32) * 32
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
-    return out, query.new_empty(count, heads, rows, dtype=torch.float32)
+def _(query: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    sums = query.new_empty(query.shape[1], query.shape[0], dtype=torch.float32)
+    return query.new_empty(query.shape), sums
 
 
 @short_attention_backward.register_fake
 def _(dout: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (query, key, value))
 
 
 def _save_short(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.longest, ctx.scaling = inputs
+    *tensors, ctx.longest, ctx.scaling, ctx.window = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
 
 
 def _short_backward(ctx: Any, dout: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    return *short_attention_backward(dout, *ctx.saved_tensors, ctx.longest, ctx.scaling), None, None, None
+    numbers = (ctx.longest, ctx.scaling, ctx.window)
+    return *short_attention_backward(dout, *ctx.saved_tensors, *numbers), *[None] * 4
 
 
 short_attention.register_autograd(_short_backward, setup_context=_save_short)
