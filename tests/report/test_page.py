@@ -16,6 +16,7 @@ import pytest
 from report.samples import HOSTILE, STATUSES, hostile, sample
 from rightrank.recommendation import Recommendation, Status
 from rightrank.report import page
+from rightrank.report.facts import how_it_ran
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +67,28 @@ def test_every_status_makes_a_small_page_that_loads_nothing(status: Status) -> N
     for _, attributes in Reader(text).tags:
         assert not {"src", "srcset", "action", "style"} & set(attributes)
         assert (attributes.get("href") or "#").startswith("#")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("packed rows", "on the fast path"),
+        (
+            "padded rows, slower (packed rows: sliding windows differ)",
+            "on the slower path (packed rows: sliding windows differ)",
+        ),
+        (
+            "packed rows, captured steps of compiled layers",
+            "on the fast path (captured steps of compiled layers)",
+        ),
+        (
+            "packed rows, steps one by one (LoRA dropout is drawn anew at every step)",
+            "on the slower path (steps one by one: LoRA dropout is drawn anew at every step)",
+        ),
+    ],
+)
+def test_how_a_model_ran_in_the_readers_words(path: str, words: str) -> None:
+    assert how_it_ran(path) == words
 
 
 @pytest.mark.parametrize("status", STATUSES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from rightrank import recommendation_html as wording
@@ -296,10 +297,8 @@ def safe_worst(recommendation: Recommendation) -> str:
 
 def how_it_ran(path: str) -> str:
     """``ModelFacts.path`` in the reader's words."""
-    kind, _, why = wording.clean(path).partition(" ")
-    names = {"packed": "on the fast path", "padded": "on the slower path"}
-    name = names.get(kind.strip(":;,"), "")
-    if not name:
-        return wording.clean(path)
-    why = why.strip(" -–:;,()")
+    text = wording.clean(path)
+    slower = any(word in text for word in ("padded", "slower", "one by one"))
+    why = re.sub(r"^(packed|padded)( rows)?\W*(slower)?", "", text).replace(" (", ": ").strip(" -–:;,()")
+    name = "on the slower path" if slower else "on the fast path"
     return f"{name} ({why})" if why else name
