@@ -19,6 +19,7 @@ from rightrank.bank.memory import (
     measure_graphs,
     measure_memory,
     peak_gib_so_far,
+    unheld_bytes,
 )
 from rightrank.bank.targets import Target, find_targets
 from rightrank.data import TokenizedExample
@@ -137,6 +138,12 @@ def test_a_limit_set_in_pytorch_counts_on_a_gpu(monkeypatch):
     share[0] = 0.25
     assert available_bytes(torch.device("cuda:1")) == pytest.approx(0.9 * 12 * gib)
     assert asked == [3, 1]
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    assert unheld_bytes(torch.device("cuda")) == pytest.approx(0.9 * 11 * gib), "what graphs hold is held"
+    share[0] = 1.0
+    assert unheld_bytes(torch.device("cuda")) == pytest.approx(0.9 * 70 * gib)
+    assert emptied == [True, True]
 
 
 @pytest.mark.parametrize(("free", "tokens"), [(1e12, [512, 8192]), (4e9, [512, 2000]), (1e9, [512])])

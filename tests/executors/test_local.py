@@ -77,6 +77,26 @@ def test_steps_that_could_be_captured_give_what_plain_ones_give(tmp_path):
     assert speed.step_seconds > 0
 
 
+def test_rows_are_judged_by_in_what_captured_steps_leave_free(monkeypatch):
+    capacities = []
+    judge = runs.GraphedRun.evaluate
+
+    def evaluate(self, examples, capacity):
+        capacities.append(capacity)
+        return judge(self, examples, capacity)
+
+    monkeypatch.setattr(runs.GraphedRun, "evaluate", evaluate)
+    executor = executor_of(recipe=Recipe(epochs=4, batch_size=4), way="captured")
+    a_token = executor.memory.transient * executor.memory.saved_bytes_per_token * len(CONFIGURATIONS)
+    left = iter((50, 90, 70, 60, 55))
+    monkeypatch.setattr(
+        local, "unheld_bytes", lambda device: executor.memory.logits_bytes + (next(left) + 0.5) * a_token
+    )
+    train(executor)
+    assert capacities == [50, 90, 70, 60, 55][: len(capacities)]
+    assert len(capacities) > 2, "looks and the end"
+
+
 def test_steps_that_cannot_be_captured_run_one_by_one_and_it_is_said(monkeypatch):
     def failing(*_, **__):
         raise CaptureError("operation not permitted when stream is capturing")

@@ -195,6 +195,19 @@ def available_bytes(device: torch.device) -> float:
     return float(psutil.virtual_memory().available) * (1 - LEFT_FREE)
 
 
+def unheld_bytes(device: torch.device) -> float:
+    """Memory that nothing holds, some left free: what may be used beside captured graphs, which keep theirs between replays."""
+    if device.type != "cuda":
+        return available_bytes(device)
+    torch.cuda.empty_cache()
+    free, whole = torch.cuda.mem_get_info(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    may = whole * torch.cuda.memory.get_per_process_memory_fraction(index) - torch.cuda.memory_reserved(
+        device
+    )
+    return min(free, may) * (1 - LEFT_FREE / 2)
+
+
 def peak_gib_so_far(device: torch.device) -> float:
     """Most memory held so far: of the GPU's allocator, or of this process."""
     if device.type == "cuda":

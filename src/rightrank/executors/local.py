@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +16,13 @@ from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.evaluate import evaluate
 from rightrank.bank.forward import Forward
 from rightrank.bank.graphs import CaptureError
-from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, peak_gib_so_far
+from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, peak_gib_so_far, unheld_bytes
 from rightrank.bank.peft_format import export_adapter
 from rightrank.bank.runs import open_run
 from rightrank.errors import ResourceError
 from rightrank.executors.grouping import groups, spec_of
 from rightrank.executors.looking import Looking
+from rightrank.executors.part import Part
 from rightrank.executors.survey import device_words
 from rightrank.probe.looks import Looks, look_rows, look_steps
 from rightrank.probe.loss_table import Configuration, PackResult
@@ -50,30 +51,6 @@ SHAPES_A_PACK = 4
 """Shapes of rows that a pack captures. Assumed: 3 to 6 on nl2bash."""
 TRAIN_SHARE = 0.9
 """Of a pack's progress bar; the rest is evaluation."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Configurations of a pack that train at once: all of them, or, where these did not fit, fewer."""
-
-    pack: Pack
-    configurations: tuple[Configuration, ...]
-    first: int
-    """Place of the first of them in the pack."""
-    export_to: Path | None
-    on_step: Callable[[float], None]
-
-    def halves(self) -> tuple[_Part, _Part]:
-        half = len(self.configurations) // 2
-        return (
-            replace(self, configurations=self.configurations[:half], on_step=lambda s: self.on_step(s / 2)),
-            replace(
-                self,
-                configurations=self.configurations[half:],
-                first=self.first + half,
-                on_step=lambda s: self.on_step(0.5 + s / 2),
-            ),
-        )
 
 
 class LocalExecutor:
@@ -149,9 +126,9 @@ class LocalExecutor:
     def train(self, pack: Pack, *, export_to: Path | None, on_step: Callable[[float], None]) -> PackResult:
         """Train a pack by the whole recipe and evaluate it; where memory runs out after all, in halves."""
         with _explaining_memory():
-            return self._train(_Part(pack, pack.configurations, 0, export_to, on_step))
+            return self._train(Part(pack, pack.configurations, 0, export_to, on_step))
 
-    def _train(self, part: _Part) -> PackResult:
+    def _train(self, part: Part) -> PackResult:
         try:
             return self._train_once(part)
         except CaptureError as error:
@@ -178,7 +155,7 @@ class LocalExecutor:
             Looks.joined([top.looks, rest.looks]),
         )
 
-    def _train_once(self, part: _Part) -> PackResult:
+    def _train_once(self, part: Part) -> PackResult:
         started = time.monotonic()
         pack = part.pack
         judges = [*self.decide, *(self.score if pack.with_score else ())]
@@ -186,7 +163,7 @@ class LocalExecutor:
         with self._open([spec_of(c) for c in part.configurations]) as run:
             bank = run.bank
             capacity = self._capacity(sum(master.numel() for master in bank.masters), len(bank.specs))
-            looking = Looking(lambda: run.evaluate(few, capacity))
+            looking = Looking(lambda: run.evaluate(few, self._judging_capacity(len(bank.specs), capacity)))
             trained = run.train(
                 self.train_examples[: pack.examples],
                 self.recipe,
@@ -196,7 +173,7 @@ class LocalExecutor:
                 look_after=look_steps(self.recipe, pack.examples) if pack.with_score else (),
                 on_look=looking.look,
             )
-            held_out = run.evaluate(judges, capacity)
+            held_out = run.evaluate(judges, self._judging_capacity(len(bank.specs), capacity))
         part.on_step(1.0)
         if part.export_to is not None:
             self._export(bank, part.export_to, part.first)
@@ -218,9 +195,19 @@ class LocalExecutor:
     def _open(self, specs: Sequence[AdapterSpec]) -> PlainRun | GraphedRun:
         return open_run(self.path, self.base, specs, dropout=self.recipe.dropout, longest=self._longest)
 
+    def _judging_capacity(self, adapters: int, capacity: int) -> int:
+        """Tokens a row when ``adapters`` are judged: ``capacity``, unless captured graphs hold memory that no one else may use."""
+        if self.path.way == "plain":
+            return capacity
+        return self._row(self.memory.capacity(0, adapters, unheld_bytes(self.base.device)), adapters)
+
     def _capacity(self, parameters: int, adapters: int) -> int:
-        """Tokens a row for ``adapters`` adapters: what fits, and no more than brings speed."""
+        """Tokens a row for ``adapters`` adapters."""
         fits = self.memory.capacity(parameters, adapters, available_bytes(self.base.device))
+        return self._row(fits, adapters)
+
+    def _row(self, fits: int, adapters: int) -> int:
+        """As many tokens as fit, and no more than brings speed."""
         enough = -(-ENOUGH_TOKENS_ON_GPU // adapters) if self._on_gpu else ENOUGH_TOKENS_ON_CPU
         return max(self._longest, min(fits, max(enough, self._longest)))
 
