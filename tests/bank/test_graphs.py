@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightrank.bank import fastest, varlen
+from rightrank.bank import fastest, graphs, varlen
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.attention import UnsupportedAttentionError
 from rightrank.bank.batch import Batch
@@ -305,3 +305,15 @@ def test_nothing_that_a_probe_does_compiles_anew(monkeypatch: pytest.MonkeyPatch
         )  # fmt: skip
         run.evaluate(examples, 200)
     assert counters["stats"]["unique_graphs"] == 2  # a layer and the loss
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AssertionError(), "AssertionError"),
+        (RuntimeError("\n operation not permitted\nwhen capturing"), "RuntimeError: operation not permitted"),
+        (ValueError("x" * 999), "ValueError: " + "x" * 200),
+    ],
+)
+def test_an_error_of_a_compiler_is_one_line(error: Exception, words: str) -> None:
+    assert graphs._in_one_line(error) == words

@@ -94,7 +94,7 @@ class GraphedSteps:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # PyTorch, its compiler and a model's own code raise what they like
-                raise CaptureError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+                raise CaptureError(_in_one_line(error)) from error
 
     def _longest(self, micro: MicroBatch) -> int:
         """Tokens of the longest sequence of its row: an example or the filling."""
@@ -132,6 +132,12 @@ class GraphedSteps:
         self.bank.flat_gradient.zero_()
         self.update.loss_K.zero_()
         self._graphs["update"] = _captured(self.update.apply, pool, WARM_UPS)
+
+
+def _in_one_line(error: Exception) -> str:
+    """Compilers' errors run over pages."""
+    first = next(iter(str(error).strip().splitlines()), "")[:200]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _captured(work: Callable[[], Any], pool: Any, warm_ups: int) -> torch.cuda.CUDAGraph:
