@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from rightrank.bank.adapters import AdapterBank, AdapterSpec, adapter_parameters
 from rightrank.bank.base_model import BaseModel, load_base
 from rightrank.bank.forward import Forward
 from rightrank.bank.graphs import train_in_graphs
+from rightrank.bank.runs import now
 from rightrank.bank.step import train
 from rightrank.data import TokenizedExample
 from rightrank.executors.worker import Worker
@@ -30,12 +30,6 @@ TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "nu
         "num_key_value_heads": 2, "vocab_size": 512}  # fmt: skip
 CARD_GIB = 22.0
 """Memory that the 4-bit probe may take of the card: what a card of 24 GB leaves."""
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def peak_gib(device: torch.device, reset: bool = False) -> float:

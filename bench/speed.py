@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from large import now, peak_gib, probe_in_4_bit, speed_8b, step_seconds
+from large import peak_gib, probe_in_4_bit, speed_8b, step_seconds
 
 from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.base_model import BaseModel, load_base
-from rightrank.bank.runs import open_run
+from rightrank.bank.runs import now, open_run
 from rightrank.bank.step import batches, trained_tokens
 from rightrank.bank.targets import find_targets, target_suffixes
 from rightrank.bank.verify import Path as HowItRuns

@@ -187,11 +187,7 @@ def _dry_run(
 def available_bytes(device: torch.device) -> float:
     """Memory that may be used now, with some left free; ``torch.cuda.set_per_process_memory_fraction`` counts."""
     if device.type == "cuda":
-        free, whole = torch.cuda.mem_get_info(device)
-        held = torch.cuda.memory_allocated(device)
-        index = torch.cuda.current_device() if device.index is None else device.index
-        may = whole * torch.cuda.memory.get_per_process_memory_fraction(index) - held
-        return min(free + torch.cuda.memory_reserved(device) - held, may) * (1 - LEFT_FREE / 2)
+        return _beyond(device, torch.cuda.memory_allocated(device))
     return float(psutil.virtual_memory().available) * (1 - LEFT_FREE)
 
 
@@ -200,12 +196,15 @@ def unheld_bytes(device: torch.device) -> float:
     if device.type != "cuda":
         return available_bytes(device)
     torch.cuda.empty_cache()
+    return _beyond(device, torch.cuda.memory_reserved(device))
+
+
+def _beyond(device: torch.device, held: int) -> float:
+    """What a GPU has beyond the ``held`` bytes of this process, and may give it, some left free."""
     free, whole = torch.cuda.mem_get_info(device)
     index = torch.cuda.current_device() if device.index is None else device.index
-    may = whole * torch.cuda.memory.get_per_process_memory_fraction(index) - torch.cuda.memory_reserved(
-        device
-    )
-    return min(free, may) * (1 - LEFT_FREE / 2)
+    may = whole * torch.cuda.memory.get_per_process_memory_fraction(index) - held
+    return min(free + torch.cuda.memory_reserved(device) - held, may) * (1 - LEFT_FREE / 2)
 
 
 def peak_gib_so_far(device: torch.device) -> float:
