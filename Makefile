@@ -21,7 +21,7 @@ PIP_OLDEST = .venv-oldest/bin/python -m pip install --quiet --disable-pip-versio
 OLDEST_TESTS = tests/data tests/report tests/bank/test_adapter_file.py tests/bank/test_cut.py tests/bank/test_equals_peft.py \
   tests/bank/test_model_files.py tests/bank/test_peft_format.py tests/bank/test_quantized.py tests/executors/test_local.py \
   tests/probe/test_run.py tests/recommend/test_api.py tests/cli/test_bad_input.py tests/cli/test_config.py tests/stats/test_paired.py \
-  tests/trainers/test_peft_config.py tests/test_durable.py tests/test_run_directory.py tests/test_versions.py
+  tests/trainers/test_peft_config.py tests/runs/test_durable.py tests/runs/test_run_directory.py tests/test_versions.py
 # What older versions do otherwise: TRL up to 1.14.0 masks a token that prompt and completion share, transformers up to 5.20 runs
 # Gemma 2 without its soft cap, and PEFT up to 0.20 warns where there is no need to.
 OLDEST_OPTIONS = --ignore tests/report/test_browser.py \

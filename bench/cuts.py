@@ -97,7 +97,7 @@ def one_adapter(
     from rightrank.bank.cut_evaluation import CutEvaluation
     from rightrank.bank.peft_format import adapted_ranks, import_adapter
     from rightrank.bank.whole_modules import WholeModules
-    from rightrank.cut_race import race, versions_of
+    from rightrank.cuts.race import race, versions_of
     from rightrank.stats.cuts import decide_cut
 
     path = Path(args.out) / f"cuts_{place.parent.name}.json"

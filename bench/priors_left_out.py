@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from rightrank.checking import MARGIN, judge
+from rightrank.estimates.checking import MARGIN, judge
 from rightrank.priors import grids
 from rightrank.recipe import alpha_for, equivalent_learning_rate
 

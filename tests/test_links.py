@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rightrank.durable import write_whole
 from rightrank.errors import ResourceError
-from rightrank.run_directory import choose_directory, refuse_links
+from rightrank.runs.directory import choose_directory, refuse_links
+from rightrank.runs.durable import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from rightrank.errors import UserError
 from rightrank.recipe import Recipe
 
 if TYPE_CHECKING:
-    from rightrank.checking import check
-    from rightrank.cutting import cut
-    from rightrank.estimating import estimate
+    from rightrank.cuts.cutting import cut
+    from rightrank.estimates.checking import check
+    from rightrank.estimates.estimating import estimate
     from rightrank.from_config import recommend
     from rightrank.recommendation import Recommendation
 
@@ -23,9 +23,9 @@ __all__ = ["Recipe", "Recommendation", "UserError", "check", "cut", "estimate", 
 
 _LAZY = {
     "recommend": "rightrank.from_config",
-    "estimate": "rightrank.estimating",
-    "check": "rightrank.checking",
-    "cut": "rightrank.cutting",
+    "estimate": "rightrank.estimates.estimating",
+    "check": "rightrank.estimates.checking",
+    "cut": "rightrank.cuts.cutting",
     "Recommendation": "rightrank.recommendation",
 }
 

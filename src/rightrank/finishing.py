@@ -12,13 +12,13 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rightrank.durable import read_json
 from rightrank.errors import UserError
 from rightrank.probe.pack import Configuration, Pack
 from rightrank.probe.plan import run_seconds
 from rightrank.recommendation import Finished
 from rightrank.recommendation_html import minutes
-from rightrank.run_directory import LABEL, keep_whole
+from rightrank.runs.directory import LABEL, keep_whole
+from rightrank.runs.durable import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

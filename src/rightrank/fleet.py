@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rightrank import recommendation_html as wording
-from rightrank.cut_result import FILE_NAME, CutResult
+from rightrank.cuts.result import FILE_NAME, CutResult
 from rightrank.errors import DataError, UserError
 from rightrank.recommendation import Recommendation
 

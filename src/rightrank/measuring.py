@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rightrank.answer import make_recommendation, measured_points, next_steps
-from rightrank.besides import Besides, measure_besides
+from rightrank.besides.measuring import Besides, measure_besides
 from rightrank.errors import BudgetError, ConfigurationError
 from rightrank.finishing import finish
 from rightrank.fitting import enough_memory
-from rightrank.recorded import about, mixed_origins, settings, told
-from rightrank.run_directory import held, keep_adapter, keeping
-from rightrank.run_facts import cost, data_facts, model_facts, provenance, runs_spent
+from rightrank.runs.directory import held, keep_adapter, keeping
+from rightrank.runs.facts import cost, data_facts, model_facts, provenance, runs_spent
+from rightrank.runs.recorded import about, mixed_origins, settings, told
 from rightrank.trackers import Tracking, start_tracking
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ def _written(
     answer: Recommendation, directory: Path, request: Request | None
 ) -> tuple[dict[str, str | Path], tuple[str, ...]]:
     from rightrank.report import page
-    from rightrank.run_directory import refuse_links
+    from rightrank.runs.directory import refuse_links
     from rightrank.trainers import texts, write_configs
     from rightrank.trainers.settings import places
 

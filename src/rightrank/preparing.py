@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rightrank.besides_asked import Asked, Model, ask, price
+from rightrank.besides.asked import Asked, Model, ask, price
 from rightrank.errors import BudgetError
 from rightrank.finishing import price_line
 from rightrank.fitting import enough_memory, fit_each_other, ranks_to_try
 from rightrank.request import Request, check
 from rightrank.row_habits import as_its_trainer_reads, with_warm_up_steps
-from rightrank.run_directory import choose_directory, continued
-from rightrank.run_facts import data_line, model_line
+from rightrank.runs.directory import choose_directory, continued
+from rightrank.runs.facts import data_line, model_line
 from rightrank.trackers import chosen_trackers
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rightrank.besides_results import (  # noqa: TC001  (pydantic resolves them at run time)
+from rightrank.besides.results import (  # noqa: TC001  (pydantic resolves them at run time)
     Forgetting,
     OwnMeasure,
 )
-from rightrank.durable import sealed, unsealed, write_whole
 from rightrank.errors import ConfigurationError, DataError, UserError
 from rightrank.recipe import Recipe  # noqa: TC001  (pydantic resolves it at run time)
-from rightrank.saved_answer import parsed_answer
+from rightrank.runs.durable import sealed, unsealed, write_whole
+from rightrank.runs.saved_answer import parsed_answer
 
 if TYPE_CHECKING:
     from peft import LoraConfig

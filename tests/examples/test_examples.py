@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import rightrank
-from rightrank import Recipe, Recommendation, cli, own_metric
+from rightrank import Recipe, Recommendation, cli
+from rightrank.besides import own_metric
 from small_run import save_model
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def answered(directory: Path) -> Recommendation:
 def test_coding(
     started: Callable[..., list[list[str]]], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The metric is called in this process; that commands are started is tested in ``tests/metric``."""
+    """The metric is called in this process; that commands are started is tested in ``tests/besides``."""
     (arguments,) = started(EXAMPLES / "coding" / "run.sh", model, *QUICK)
     assert arguments[arguments.index("--epochs") + 1] == "2"
     metric = runpy.run_path(str(EXAMPLES / "coding" / "parses.py"))

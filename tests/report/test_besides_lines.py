@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from report.samples import HOSTILE, sample
-from rightrank.besides_results import Change, Forgetting, Forgot, OwnMeasure, OwnValue
+from rightrank.besides.results import Change, Forgetting, Forgot, OwnMeasure, OwnValue
 from rightrank.report import besides, page
 from rightrank.report.terminal import print_recommendation
 

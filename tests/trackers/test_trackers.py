@@ -162,7 +162,7 @@ def test_the_answer_in_numbers_names_no_data() -> None:
         ("../runs/x/model.gguf", "model.gguf"),
         ("C:\\me\\model", "model"),
         ("meta-llama/Llama-3-8B", "meta-llama/Llama-3-8B"),
-        ("tests/metric", "metric"),
+        ("tests/besides", "besides"),
         ("", "model"),
     ],
 )

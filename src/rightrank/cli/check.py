@@ -43,7 +43,7 @@ def check(
     from rich.console import Console
 
     from rightrank import progress
-    from rightrank.checking import check as checked
+    from rightrank.estimates.checking import check as checked
 
     console = Console(stderr=True, highlight=False)
     try:

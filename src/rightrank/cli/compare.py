@@ -19,7 +19,7 @@ OtherRun = Annotated[Path, typer.Argument(metavar="B", help="Another's.", show_d
 def compare(a: OneRun, b: OtherRun, as_json: Json = False, debug: Debug = False) -> None:
     """Say whether the answers of two runs differ. Exit code 1 where they do."""
     set_debug(debug)
-    from rightrank import comparison
+    from rightrank.runs import comparison
 
     found = comparison.compare(comparison.read_side(a), comparison.read_side(b))
     if as_json:

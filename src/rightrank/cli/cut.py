@@ -62,7 +62,7 @@ def cut(
 
     from rightrank import progress
     from rightrank.arguments import one_of
-    from rightrank.cutting import cut as cut_adapter
+    from rightrank.cuts.cutting import cut as cut_adapter
     from rightrank.recipe import Recipe
     from rightrank.report.cut import print_cut, write_page
 

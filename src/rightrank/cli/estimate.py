@@ -67,7 +67,7 @@ def estimate(
     """Say in seconds what can be known before measuring; reads no weights."""
     set_debug(debug)
     quiet_libraries()
-    from rightrank.estimating import estimate as estimated
+    from rightrank.estimates.estimating import estimate as estimated
     from rightrank.recipe import Recipe
 
     recipe = Recipe().given(

@@ -19,7 +19,7 @@ def forget(
 ) -> None:
     """Delete a run: its losses, adapters, rows and reports."""
     set_debug(debug)
-    from rightrank import removal
+    from rightrank.runs import removal
 
     planned = removal.plan_removal(run)
     if not yes:

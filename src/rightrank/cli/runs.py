@@ -23,7 +23,7 @@ def runs(
 ) -> None:
     """List your runs: model, data, answer and cost."""
     set_debug(debug)
-    from rightrank.history import list_runs, run_lines
+    from rightrank.runs.history import list_runs, run_lines
 
     found = list_runs(directory)
     typer.echo(

@@ -36,7 +36,7 @@ def verify(
     from rich.console import Console
 
     from rightrank import progress
-    from rightrank.verifying import verify as verified
+    from rightrank.runs.verifying import verify as verified
 
     console = Console(stderr=True, highlight=False)
     try:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rightrank.durable import DRAFT, DamagedError, read_json, synchronise, write_json, write_whole
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.probe.pack import Configuration, Pack, PackResult, Role, pack_from, packed, unpacked
+from rightrank.runs.durable import DRAFT, DamagedError, read_json, synchronise, write_json, write_whole
 from rightrank.stats.evidence import Evidence
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rightrank.durable import array_bytes, arrays_and_facts
 from rightrank.probe.looks import Looks
+from rightrank.runs.durable import array_bytes, arrays_and_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

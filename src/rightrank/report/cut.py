@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from rightrank.cut_result import CutLine, CutResult
+    from rightrank.cuts.result import CutLine, CutResult
     from rightrank.recommendation import Figure
 
 FILE_NAME = "report.html"

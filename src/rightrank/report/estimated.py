@@ -12,7 +12,7 @@ from rightrank.report.facts import GAIN_LOST_SHORT
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rightrank.estimation import (
+    from rightrank.estimates.estimation import (
         Check,
         DataProfile,
         Estimate,

@@ -1,0 +1,1 @@
+"""Cutting trained adapters to a lower rank: ``rightrank cut``."""

@@ -1,0 +1,172 @@
+"""``rightrank.cut``: choose the rank after training. No retraining: the adapter's own singular directions, fewer of them.
+
+Not named after its function: importing a module ``rightrank.cut`` would put the module in the function's place.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rightrank.cuts import words
+from rightrank.cuts.answer import Adapter, make_cut_result
+from rightrank.cuts.race import race, versions_of
+from rightrank.cuts.result import FILE_NAME
+from rightrank.cuts.writing import FOLDER, write_cut
+from rightrank.errors import ConfigurationError
+from rightrank.fitting import enough_memory, tokens_fit
+from rightrank.recipe import Recipe
+from rightrank.runs.directory import choose_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rightrank.cuts.race import Version
+    from rightrank.cuts.result import CutResult
+    from rightrank.data.held_out import HeldOutData
+    from rightrank.stats.cuts import CutEvidence
+
+
+def cut(
+    adapter: str | Path,
+    dataset: Any,
+    model: Any = None,
+    *,
+    tokenizer: Any = None,
+    out: str | Path | None = None,
+    uniform: bool = False,
+    recipe: Recipe | None = None,
+    chat_template: bool = True,
+    device: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    on_text: Callable[[str], None] = lambda line: None,
+) -> CutResult:
+    """Measure cuts of a trained PEFT adapter to every power of two below its rank, and write the smallest that is as good as the best.
+
+    ``dataset``: rows that the adapter was *not* trained on, as ``recommend`` reads them; one half chooses, the other scores. ``model``:
+    its base, None: the one that its config names. ``uniform``: one rank and one scale for all layers, as servers want it.
+    ``recipe``: maximum length and what the loss is on; the rest of it counts for nothing. Writes ``cut.json`` and the adapter into
+    ``out``. Raises UserError.
+    """
+    started, adapter = time.monotonic(), Path(adapter).expanduser()
+    directory = _directory(out, adapter)
+    source, name = _base_of(adapter, model)
+    loading: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    recipe = recipe or Recipe()
+    with enough_memory():
+        data, tokenizer = _rows(dataset, source, tokenizer, recipe, loading, chat_template, seed)
+        on_text(
+            f"{data.name}: {data.format}, {len(data.decide):,} rows choose, {len(data.score):,} others score."
+        )
+        read = _read(adapter, source, name, tokenizer, device, loading)
+        on_text(words.adapter_line(read.rank, len(read.updates), read.base.name, read.base.dtype_name))
+        versions = versions_of(read.updates, read.rank)
+        evidence, packed = _measured(read, versions, data, recipe, on_text)
+        from rightrank.stats.cuts import decide_cut
+
+        decision = decide_cut(evidence, seed=seed)
+        result = make_cut_result(read, data, versions, evidence, decision, uniform=uniform)
+        result = write_cut(read, data, versions, evidence, result, directory, packed=packed)
+    result = replace(result, directory=str(directory), seconds=time.monotonic() - started)
+    result.save(directory)
+    return result
+
+
+def _directory(out: str | Path | None, adapter: Path) -> Path:
+    directory = choose_directory(out, f"cut-of-{adapter.absolute().name}", resume=False)
+    if (directory / FILE_NAME).exists() or (directory / FOLDER).exists():
+        raise ConfigurationError(f"{directory} holds an adapter already.", "Name another folder with --out.")
+    return directory
+
+
+def _base_of(adapter: Path, model: Any) -> tuple[Any, str]:
+    """What to load as base, and its name for the cut adapter's own config."""
+    from rightrank.bank.peft_format import read_adapter_config
+
+    named = read_adapter_config(adapter, whole_modules=True).get("base_model_name_or_path")
+    named = named if isinstance(named, str) and named.strip() else None
+    if model is None and named is None:
+        raise ConfigurationError(f"{adapter} does not say what its base model is.", "Name it with --model.")
+    given = str(model) if isinstance(model, (str, Path)) else None
+    return (named if model is None else model), named or given or "base"
+
+
+def _rows(
+    dataset: Any,
+    source: Any,
+    tokenizer: Any,
+    recipe: Recipe,
+    loading: dict[str, Any],
+    chat_template: bool,
+    seed: int,
+) -> tuple[HeldOutData, Any]:
+    from rightrank.bank.base_model import load_tokenizer
+    from rightrank.data import understand
+    from rightrank.data.held_out import prepare_held_out
+    from rightrank.data.prepare import EVAL_SPLITS
+
+    parsed = understand(dataset, prefer=EVAL_SPLITS)  # a mistake in it shows before anything is loaded
+    if tokenizer is None and isinstance(source, (str, Path)):
+        tokenizer = load_tokenizer(source, **loading)
+    return prepare_held_out(parsed, tokenizer, recipe, chat_template=chat_template, seed=seed), tokenizer
+
+
+def _read(
+    folder: Path, source: Any, name: str, tokenizer: Any, device: str | None, loading: dict[str, Any]
+) -> Adapter:
+    """Load the base and take the adapter apart. Raises ConfigurationError where they do not belong together."""
+    import torch
+
+    from rightrank.bank.adapters import AdapterBank, AdapterSpec
+    from rightrank.bank.base_model import load_base
+    from rightrank.bank.cut import take_apart
+    from rightrank.bank.peft_format import adapted_ranks, import_adapter, read_adapter_config
+    from rightrank.bank.whole_modules import read_whole_modules
+
+    config = read_adapter_config(folder, whole_modules=True)
+    whole = read_whole_modules(folder, config)
+    base = load_base(source, tokenizer, device=device, **loading)
+    ranks, dtype = adapted_ranks(folder, base.targets, whole)
+    base = replace(base, only=tuple(ranks))
+    by_target = tuple(ranks[target.name] for target in base.targets)
+    spec = AdapterSpec(max(by_target), alpha=1.0, learning_rate=0.0, ranks=by_target)
+    precise = torch.float64 if base.dtype == torch.float64 else torch.float32
+    bank = AdapterBank(base.targets, [spec], device=torch.device("cpu"), dtype=precise, start=False)
+    import_adapter(bank, 0, folder, whole=whole)
+    dropout = config.get("lora_dropout") or 0.0
+    return Adapter(
+        folder,
+        base,
+        name,
+        take_apart(bank, 0),
+        max(by_target),
+        dtype,
+        float(dropout) if isinstance(dropout, (int, float)) else 0.0,
+        whole,
+    )
+
+
+def _measured(
+    read: Adapter,
+    versions: tuple[Version, ...],
+    data: HeldOutData,
+    recipe: Recipe,
+    on_text: Callable[[str], None],
+) -> tuple[CutEvidence, bool]:
+    """The versions' losses, and whether the model ran on packed rows."""
+    from rightrank.bank.cut_evaluation import CutEvaluation
+    from rightrank.executors.survey import facts_of, survey
+
+    facts = facts_of(read.base)
+    tokens_fit(facts.name, facts.tokens_known, facts.longest, data)
+    examples = [*data.decide, *data.score]
+    middling = sorted(data.decide, key=lambda e: len(e.token_ids_T))[len(data.decide) // 2 :][:3]
+    seen = survey(read.base, middling, recipe)
+    longest = max(len(example.token_ids_T) for example in examples)
+    evaluation = CutEvaluation(read.base, read.updates, seen.memory, seen.path.packed, longest, read.whole)
+    found = race(versions, read.updates, data.decide, data.score, evaluation, on_text=on_text)
+    return found, seen.path.packed

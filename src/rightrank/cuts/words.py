@@ -1,0 +1,84 @@
+"""What the answer about an adapter's cuts says in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rightrank import recommendation_html as wording
+from rightrank.stats.paired import FEWEST_EXAMPLES
+from rightrank.stats.support import GAIN_SHARE_PERCENT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rightrank.cuts.result import CutLine, CutStatus
+
+MARGIN_PERCENT = GAIN_SHARE_PERCENT
+MARGIN = f"{MARGIN_PERCENT:g} % of what the adapter gains"
+
+
+def adapter_line(rank: int, layers: int, base: str, dtype: str) -> str:
+    """The adapter in one sentence."""
+    return f"An adapter of rank {rank} on {wording.count(layers, 'linear layer')} of {wording.clean(base)} in {dtype}."
+
+
+def headline(status: CutStatus, chosen: CutLine, lines: Sequence[CutLine]) -> str:
+    """One sentence, in the reader's words."""
+    if status == "NO_GAIN":
+        return "With this adapter the model is no better on these rows than without it."
+    if status == "UNDECIDED":
+        return "Cannot tell yet which cut is as good as the best."
+    if status == "FLAT":
+        return f"Every cut down to rank {chosen.rank} is within {MARGIN} of the best: take the smallest."
+    if chosen.kind == "whole":
+        return f"Keep the adapter whole: every smaller cut loses, or may lose, more than {MARGIN}."
+    whole = next(line for line in lines if line.kind == "whole")
+    return f"Cut to rank {chosen.rank}: neither rank {whole.rank} nor any other cut is better by more than {MARGIN}."
+
+
+def reasons(status: CutStatus, chosen: CutLine, best: CutLine, lines: Sequence[CutLine]) -> tuple[str, ...]:
+    """Why this answer and no other, and what the controls say, a sentence each."""
+    whole = next(line for line in lines if line.kind == "whole")
+    found: list[str] = []
+    if status == "NO_GAIN":
+        found.append(
+            "Look at the rows first: are they of the kind that it was trained on, through the same chat template?"
+        )
+        return tuple(found)
+    if chosen.gain_lost is None:
+        found.append(
+            "It is not certain that the adapter gains anything on these rows, so nothing is said to be safe."
+        )
+        return tuple(found)
+    if chosen.rows < FEWEST_EXAMPLES:
+        found.append(f"Only {chosen.rows} rows score; at least {FEWEST_EXAMPLES} are needed to be certain.")
+    if status == "UNDECIDED":
+        high = chosen.gain_lost.high or 0.0
+        found.append(
+            f"{chosen.label} is safest: it loses at most {wording.percent(high)} of the gain (at 95 %)."
+        )
+        found.append("More held-out rows would decide it.")
+    if best.kind == "cut" and whole.gain_lost is not None and (whole.gain_lost.low or 0.0) > 0:
+        found.append(
+            "The cut is better than what was trained: whole, the adapter gives away "
+            f"{wording.percent_interval(whole.gain_lost)} of the gain."
+        )
+    return (*found, *_controls(chosen, lines))
+
+
+def _controls(chosen: CutLine, lines: Sequence[CutLine]) -> list[str]:
+    """What merely scaling the update down does: one sentence, or none where it does nothing."""
+    scaled = [line for line in lines if line.kind == "scaled" and line.gain_lost is not None]
+    measured = [line for line in scaled if line.loss.source == "measured"]
+    if not measured or chosen.gain_lost is None:
+        return []
+    best = min(measured, key=lambda line: line.loss.value)
+    assert best.gain_lost is not None
+    apart = chosen.gain_lost.value - best.gain_lost.value
+    if apart <= MARGIN_PERCENT:
+        return []
+    gains = "gains" if (best.gain_lost.high or 0.0) < 0 else "may gain"
+    return [
+        f"Not cut but scaled by {best.factor:g} the adapter {gains} {wording.percent(apart)} more than {chosen.label}: "
+        "its learning rate was likely too high. Train it again with less, or multiply its alpha by that."
+    ]

@@ -1,0 +1,1 @@
+"""What can be said without training: ``rightrank estimate`` and ``rightrank check``."""

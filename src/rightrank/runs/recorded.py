@@ -1,0 +1,145 @@
+"""What a run directory says of its run: what must be the same for measurements to belong together, and how to do it again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rightrank.errors import ConfigurationError
+from rightrank.recipe import Recipe
+from rightrank.request import Request
+from rightrank.runs.directory import foreseen, planned
+from rightrank.runs.facts import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rightrank.data import PreparedData
+    from rightrank.executors.survey import BaseFacts
+    from rightrank.probe.loss_table import LossTable
+    from rightrank.probe.plan import Plan
+
+OF_THE_MOMENT = (
+    "recipe",
+    "notes",
+    "finish",
+    "metric",
+    "keep",
+    "report_to",
+    "show_stderr",
+    "out",
+    "resume",
+    "budget_minutes",
+    "command",
+    "on_text",
+    "on_progress",
+)
+"""Fields of a request that do not say what is measured, or are kept elsewhere."""
+LOADED = ("model", "dataset", "eval_data", "tokenizer")
+"""Fields that may hold something already in memory."""
+
+
+def settings(
+    request: Request, base: BaseFacts, data: PreparedData, ranks: Sequence[int], plan: Plan
+) -> dict[str, Any]:
+    """What must be the same for measurements to belong together, and the sizes that they were planned with."""
+    return {
+        "model": base.fingerprint,
+        "dtype": base.dtype_name,
+        "data": data.fingerprint,
+        "recipe": {k: v for k, v in asdict(request.recipe).items() if k != "origins"},
+        "seed": request.seed,
+        "chat_template": request.chat_template,
+        "ranks": list(ranks),
+        **({} if request.target_modules is None else {"target_modules": list(request.target_modules)}),
+        "plan": planned(plan),
+    }
+
+
+def about(request: Request, base: BaseFacts, how_it_runs: str, plan: Plan) -> dict[str, Any]:
+    """How to do it again: how model and data were named, on what it was measured, and what was foreseen. No row text."""
+    return {
+        "request": _named(request),
+        "device": base.device_words,
+        "versions": versions(),
+        "path": how_it_runs,
+        "foreseen": foreseen(plan),
+    }
+
+
+def _named(request: Request) -> dict[str, Any]:
+    """The request in JSON's types. What was handed over in memory is not kept: only that it was."""
+    kept: dict[str, Any] = {}
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.name in OF_THE_MOMENT:
+            continue
+        if field.name in LOADED and not isinstance(value, (str, Path, type(None))):
+            kept[field.name] = {"in memory": type(value).__name__}
+        elif isinstance(value, (str, Path)):
+            kept[field.name] = _place(value) if field.name in LOADED or isinstance(value, Path) else value
+        elif isinstance(value, (bool, int, float, tuple, list, type(None))):
+            kept[field.name] = value
+    return kept
+
+
+def _place(name: str | Path) -> str:
+    """A file or folder by its full path, so that it is found from elsewhere; a hub id as it is."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else str(name)
+
+
+def request_of(table: LossTable, **given: Any) -> Request:
+    """The request that the run in ``table`` was made with; ``given`` takes the place of what was handed over in memory, or is elsewhere.
+
+    Raises ConfigurationError where the run does not say, or where something was in memory and is not given.
+    """
+    told = table.about.get("request")
+    if not isinstance(told, dict):
+        raise ConfigurationError(
+            f"{table.directory} does not say how its model and data were named: it was made by an older version.",
+            "Run `rightrank recommend` again.",
+        )
+    known = {field.name for field in fields(Request)}
+    options: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in told.items() if name in known
+    }
+    options |= {name: value for name, value in given.items() if value is not None}
+    for name in LOADED:
+        if isinstance(options.get(name), dict):
+            raise ConfigurationError(
+                f"The run had its {name} in memory ({options[name].get('in memory')}), and it cannot be loaded again.",
+                f"Verify it from Python and pass `{name}=`.",
+            )
+    recipe = dict(table.settings["recipe"])
+    recipe["adam_betas"] = tuple(recipe["adam_betas"])
+    return Request(**options, recipe=Recipe(**recipe))
+
+
+def told(table: LossTable) -> list[str]:
+    """What a person hears of the run directory before measuring goes on, a sentence each."""
+    left_out = [f"A damaged file was left out and is measured again: {damage}" for damage in table.damaged]
+    return [*table.mended, *left_out, f"Everything measured is kept in {table.directory} as it comes."]
+
+
+def mixed_origins(table: LossTable) -> list[str]:
+    """One sentence where parts of a run were measured on another device or with other versions; none where all were on one."""
+    origins = [origin for origin in table.origins if origin]
+    changed = sorted(set().union(*(differing(origins[0], origin) for origin in origins)))
+    if not changed:
+        return []
+    return [
+        f"Parts of this run were measured with another {_listed(changed)}: figures may differ in their last digits."
+    ]
+
+
+def differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of device and versions is not the same; Python's own version does not count."""
+    names = ["device"] if then.get("device") != now.get("device") else []
+    one, other = then.get("versions", {}), now.get("versions", {})
+    return names + sorted(n for n in {*one, *other} - {"python"} if one.get(n) != other.get(n))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,97 @@
+"""The race drops what is hopeless early, and nothing else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from rightrank.bank.cut import Update
+from rightrank.bank.evaluate import HeldOut
+from rightrank.bank.targets import Target
+from rightrank.cuts.race import race, versions_of
+from rightrank.errors import ConfigurationError
+
+UPDATES = (Update(Target("m", 32, 32), torch.eye(32), torch.ones(20), torch.eye(20, 32)),)
+
+
+class Planted:
+    """Losses by rank and factor, and how much was evaluated."""
+
+    def __init__(self, true, *, noise=0.02):
+        self.true, self.noise, self.evaluated = true, noise, {}
+
+    def bare(self, examples):
+        return HeldOut(
+            np.array([[(3.0 + e.hard) * e.trained_tokens for e in examples]]),
+            np.zeros((1, len(examples)), int),
+        )
+
+    def cuts(self, cuts, examples):
+        rng = np.random.default_rng(len(self.evaluated))
+        losses = []
+        for cut in cuts:
+            key = (cut.rank, cut.factor)
+            self.evaluated[key] = self.evaluated.get(key, 0) + len(examples)
+            noise = self.noise * rng.standard_normal(len(examples))
+            losses.append(
+                [
+                    (self.true(*key) + e.hard + n) * e.trained_tokens
+                    for e, n in zip(examples, noise, strict=True)
+                ]
+            )
+        return HeldOut(np.array(losses), np.zeros((len(cuts), len(examples)), int))
+
+
+def examples(count):
+    rng = np.random.default_rng(1)
+    return [SimpleNamespace(trained_tokens=int(rng.integers(4, 12)), hard=rng.normal()) for _ in range(count)]
+
+
+def raced(true, **options):
+    rows, planted = examples(500), Planted(true, **options)
+    versions = versions_of(UPDATES, 20)
+    return versions, planted, race(versions, UPDATES, rows[:250], rows[250:], planted)
+
+
+def test_the_versions_are_every_power_of_two_the_whole_and_the_controls():
+    versions = versions_of(UPDATES, 20)
+    assert [v.label for v in versions[:6]] == ["r=1", "r=2", "r=4", "r=8", "r=16", "r=20"]
+    assert [v.kind for v in versions] == ["cut"] * 5 + ["whole"] + ["scaled"] * 5
+    assert {v.cut.rank for v in versions[5:]} == {20}
+
+
+def stairs(rank, factor):
+    return {1: 2.9, 2: 2.5, 4: 2.2}.get(rank, 2.0) + (1 - factor)
+
+
+def test_hopeless_versions_see_64_rows_and_contenders_score():
+    _, planted, evidence = raced(stairs, noise=0.01)
+    assert all(planted.evaluated[rank, 1.0] == 64 for rank in (1, 2, 4))
+    assert all(planted.evaluated[20, c] == 64 for c in (0.9, 0.5))
+    used = [planted.evaluated[rank, 1.0] for rank in (8, 16, 20)]
+    assert min(used) == evidence.loss_VE.shape[1] == evidence.scores_E.sum() + (~evidence.scores_E).sum()
+
+
+def test_it_goes_on_while_noise_hides_the_margin_and_stops_when_it_does_not():
+    _, _, clear = raced(stairs, noise=0.005)
+    assert ((~clear.scores_E).sum(), clear.scores_E.sum()) == (64, 128)
+    _, _, noisy = raced(stairs, noise=0.2)
+    assert ((~noisy.scores_E).sum(), noisy.scores_E.sum()) == (250, 250)
+
+
+def test_no_gain_is_never_settled_early():
+    _, _, evidence = raced(lambda rank, factor: 3.0, noise=0.001)
+    assert (~evidence.scores_E).sum() == 250
+
+
+def test_the_whole_adapter_is_kept_even_where_it_is_worst():
+    _, planted, evidence = raced(lambda rank, factor: 2.0 + 0.05 * rank)
+    assert planted.evaluated[20, 1.0] == evidence.loss_VE.shape[1] > planted.evaluated[16, 1.0] == 64
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence():
+    with pytest.raises(ConfigurationError, match="no finite loss"):
+        raced(lambda rank, factor: np.inf)
