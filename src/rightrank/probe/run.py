@@ -89,12 +89,15 @@ class Probe:
         deadline: float,
         on_progress: Callable[[str, float, float], None],
         on_result: Callable[[Pack, PackResult], None] = lambda pack, result: None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """``deadline``: on ``clock``, which is the monotonic one where None."""
         self.subject, self.plan, self.speed, self.table, self.executor = subject, plan, speed, table, executor
         self.deadline = deadline
+        self.clock = time.monotonic if clock is None else clock
         self.on_progress = on_progress
         self.on_result = on_result
-        self.started = time.monotonic()
+        self.started = self.clock()
 
     def run(self) -> Outcome:
         """Measure until answered, carried out, out of time or interrupted (Ctrl-C): whatever is measured then counts."""
@@ -196,7 +199,7 @@ class Probe:
             if running:
                 configurations = tuple(c for pack in running.values() for c in pack.configurations)
                 together = replace(next(iter(running.values())), configurations=configurations)
-                spent = time.monotonic() - self.started
+                spent = self.clock() - self.started
                 self.on_progress(
                     f"{why}: {_in_words(together)}", spent, max(self.plan.planned_seconds, spent)
                 )
@@ -212,7 +215,7 @@ class Probe:
 
     def _affordable(self, pack: Pack) -> Pack | None:
         """``pack`` with the first of its configurations that are foreseen to be done before the deadline; the rest is put off."""
-        left = self.deadline - time.monotonic()
+        left = self.deadline - self.clock()
         wanted = pack.configurations
         count = len(wanted)
         while count and self._seconds(wanted[:count], pack.examples, pack.with_score) > left:
@@ -226,7 +229,7 @@ class Probe:
     def _train(self, pack: Pack, why: str) -> None:
         foreseen = self._seconds(pack.configurations, pack.examples, pack.with_score)
         words = f"{why}: {_in_words(pack)}"
-        before = time.monotonic() - self.started
+        before = self.clock() - self.started
         whole = max(self.plan.planned_seconds, before + foreseen)
         result = self.executor.train(
             pack,

@@ -1,0 +1,99 @@
+"""Recorded surfaces whose truth is known: the design of ``bench.design``, filled by a formula and noise instead of training.
+
+Dimensions: C runs, E held-out examples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from bench.design import DECIDE, FIRST_RATES, RATES, SEEDS, Point, guides, next_points, ranks_at
+from bench.tables import Surface
+
+from rightrank.probe.ladder import configuration
+from rightrank.recipe import Recipe, equivalent_learning_rate
+
+BASE, GAIN = 3.0, 1.5
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Share of the gain that a setting loses: a valley in the learning rate, and more of it the fewer ranks or rows."""
+
+    best_axis: float = -3.0
+    by_rank: float = -0.1
+    """Decades by which the best learning rate moves from rank 16 to 256."""
+    by_rows: float = 0.0
+    """Decades by which it moves for each halving of the rows."""
+    bend: float = 0.15
+    saturates_at: float = 16.0
+    halving: float = 0.02
+    noise: float = 0.001
+    """Standard deviation between seeds, a share of the gain."""
+
+    def lost(self, rank: int, axis: float, size: int, whole: int) -> float:
+        best = (
+            self.best_axis + self.by_rank * math.log(rank / 16, 16) + self.by_rows * math.log2(whole / size)
+        )
+        short = max(0.0, math.log2(self.saturates_at / rank))
+        return self.bend * (axis - best) ** 2 + self.halving * short + 0.06 * math.log2(whole / size)
+
+    def gain_lost(self, rank: int, axis: float, whole: int = 3200) -> float:
+        """Percent, at the whole size, against the best of all learning rates and ranks."""
+        return 100 * self.lost(rank, axis, whole, whole)
+
+
+def invented(
+    truth: Truth | None = None,
+    *,
+    name: str = "nl2bash",
+    rows: int = 3200,
+    epochs: float = 3.0,
+    scored: int = 600,
+    seed: int = 0,
+) -> Surface:
+    """All runs that the design asks for of ``truth``."""
+    truth = truth or Truth()
+    rng = np.random.default_rng([seed, 7])
+    recipe = Recipe(epochs=epochs)
+    sizes = [n for n in (rows, rows // 2, rows // 4, rows // 8) if recipe.steps(n) >= 50]
+    E = DECIDE + scored
+    tokens_E = np.maximum(2, rng.lognormal(3.0, 0.5, E)).astype(int)
+    common_E, by_rank_E, by_rate_E = rng.normal(0, 1, (3, E)) * [[0.5], [0.03], [0.03]]
+    runs: list[tuple[int, float, float, int, int]] = []
+    for size in sizes:
+        level: dict[Point, float] = {}
+        while points := next_points(level, ranks_at(size, rows)):
+            level |= {p: truth.lost(p.rank, math.log10(p.rate), size, rows) for p in points}
+        runs += [(p.rank, configuration(*p, "rank").alpha, p.rate, 0, size) for p in level]
+        near = sorted(level, key=lambda p: level[p])[:6]
+        if size in (rows, rows // 8):
+            runs += [(p.rank, configuration(*p, "rank").alpha, p.rate, s, size) for p in near for s in SEEDS]
+    runs += [(c.rank, c.alpha, c.learning_rate, 0, rows) for c in guides()]
+    loss_CE = np.empty((len(runs), E))
+    for c, (rank, alpha, rate, _, size) in enumerate(runs):
+        axis = math.log10(equivalent_learning_rate(rank, alpha, rate))
+        share = truth.lost(rank, axis, size, rows) + truth.noise * rng.normal()
+        level_E = (
+            BASE
+            - GAIN * (1 - share)
+            + common_E
+            + by_rank_E * math.log2(rank / 16) / 3
+            + by_rate_E * (axis + 3)
+        )
+        loss_CE[c] = tokens_E * np.maximum(0.01, level_E + rng.normal(0, 0.02, E))
+    return Surface(
+        name=name, epochs=epochs, batch_size=16, sizes=tuple(sizes),
+        train_tokens=tuple(70 * n for n in sizes), trained_tokens=tuple(20 * n for n in sizes), decide=DECIDE,
+        rank_C=np.array([r[0] for r in runs]), alpha_C=np.array([float(r[1]) for r in runs]),
+        learning_rate_C=np.array([r[2] for r in runs]), seed_C=np.array([r[3] for r in runs]),
+        examples_C=np.array([r[4] for r in runs]), loss_CE=loss_CE,
+        right_CE=np.tile(tokens_E // 2, (len(runs), 1)), tokens_E=tokens_E, lengths_E=3 * tokens_E,
+        base_loss_E=tokens_E * np.maximum(0.01, BASE + common_E), base_right_E=np.zeros(E, int),
+        frequency_loss_E=tokens_E * 6.0, about={"device": "invented"},
+    )  # fmt: skip
+
+
+__all__ = ["BASE", "FIRST_RATES", "GAIN", "RATES", "Truth", "invented"]
