@@ -81,7 +81,7 @@ def make_recommendation(
         best_loss=_figure(best, NATS, level),
         gain=_figure(gain, NATS, level),
         frequency_loss=_figure(frequency, NATS, "measured"),
-        ruled_out=decision.ruled_out,
+        ruled_out=tuple(rank for rank in decision.ruled_out if rank in searched_ranks(points)),
         to_decide=next_steps,
         more_data=decision.drift.sentences,
         model=model,
@@ -91,6 +91,11 @@ def make_recommendation(
         provenance=provenance,
         warnings=(*warnings, *decision.warnings, *_unpriced(decision)),
     )
+
+
+def searched_ranks(points: Sequence[MeasuredPoint]) -> frozenset[int]:
+    """Ranks tried at a learning rate that was looked for: not only at the person's own or a guide's."""
+    return frozenset(point.rank for point in points if point.role not in ("yours", "guide"))
 
 
 def _unpriced(decision: Decision) -> list[str]:
