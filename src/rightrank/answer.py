@@ -19,7 +19,7 @@ from rightrank.recommendation import (
     Recommendation,
     Source,
 )
-from rightrank.stats.paired import Estimate, paired_contrast
+from rightrank.stats.paired import FEWEST_EXAMPLES, Estimate, paired_contrast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -154,6 +154,10 @@ def next_steps(decision: Decision, plan: Plan, evidence: Evidence, command: str)
     """What would decide, the cheapest first, each a command with its price in minutes. Empty unless UNDECIDED."""
     if decision.status != "UNDECIDED":
         return ()
+    if plan.score < FEWEST_EXAMPLES:
+        seconds = max(plan.all_rows_seconds, plan.budget_seconds)
+        why = f"At least {2 * FEWEST_EXAMPLES} held-out rows: half of them score, and {FEWEST_EXAMPLES} are the least for an interval."
+        return (_step(f"{command} --eval-data MORE_ROWS", seconds, why),)
     steps = []
     top = int(evidence.examples_C.max())
     most = evidence.all_examples if plan.most is None else plan.most

@@ -22,6 +22,7 @@ _ESCAPES = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]?"
 )
+GAIN_LOST_SHORT = "gain lost: what a choice gives away of what training gains over the base model"
 _SPACES = frozenset("\t\n\v\f\r\x85\u2028\u2029")
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 # stats.paired.FEWEST_EXAMPLES; reports read no statistics.
 FEWEST_TO_TRUST = 30
 GAIN_LOST = "gain lost: the share of what training gains over the base model that a choice gives away"
-GAIN_LOST_SHORT = "gain lost: what a choice gives away of what training gains over the base model"
 
 STATUS_NAMES: dict[Status, str] = {
     "NO_GAIN": "NO GAIN",

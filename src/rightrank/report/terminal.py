@@ -107,7 +107,7 @@ def _table(recommendation: Recommendation, console: Console) -> None:
         line = f" {label:<{width - 6}} {arrow:<3} {loss:>7}  {lost:<21}{row.exact:>6}{row.train_gib:>11}"
         console.print(Text(line, style="bold" if row.chosen else ""), soft_wrap=True)
     if recommendation.gains:
-        say(console, facts.GAIN_LOST_SHORT, "dim")
+        say(console, wording.GAIN_LOST_SHORT, "dim")
     if facts.no_intervals(recommendation):
         say(console, facts.no_intervals(recommendation), "dim")
 
