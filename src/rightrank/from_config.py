@@ -10,6 +10,7 @@ from rightrank.preparing import prepare
 from rightrank.recipe import Recipe
 from rightrank.request import Request
 from rightrank.trainers import read_config
+from rightrank.trainers.keys import DID_YOU_MEAN
 from rightrank.trainers.settings import is_here
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def request_options(config: TrainerConfig, given: dict[str, Any]) -> dict[str, A
         "config": config.path,
         "trainer": config.trainer,
         "notes": config.notes,
+        "row_format": config.row_format,
     }
     if given.get("dataset") is None:
         from_file |= {
@@ -109,9 +111,12 @@ def lines(config: TrainerConfig) -> list[str]:
     named = [f"model {config.model}" if config.model else "", f"rows {config.data}" if config.data else ""]
     parts = ", ".join([part for part in named if part] + ["recipe"])
     found = [f"{config.path.name} is a config of {config.trainer}: {parts}; {setting}."]
-    if config.unread:
-        found.append(f"Keys not read: {', '.join(config.unread)}.")
-    return [*found, *config.notes]
+    # What looks misspelt is said in a note of its own.
+    unread = [key for key in config.unread if DID_YOU_MEAN not in key]
+    if unread:
+        found.append(f"Keys not read: {', '.join(unread)}.")
+    loud = [note for note in config.notes if DID_YOU_MEAN in note]
+    return [*loud, *found, *(note for note in config.notes if note not in loud)]
 
 
 def _found(name: str | None, config: Path) -> str | None:

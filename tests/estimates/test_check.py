@@ -178,3 +178,15 @@ def test_the_command_as_json_and_its_mistakes(config: Path, run: Run) -> None:
     assert run("nothing.yaml", name="check").code in (2, 3)
     config.write_text("colour: blue\n", encoding="utf-8")
     assert "the config of no trainer" in run(config, name="check").complaint
+
+
+def test_a_misspelt_rank_is_not_said_to_be_missing(config: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    for misspelt in (text.replace("learning_rate", "learning_rat"), text.replace("lora_r:", "lora_rank:")):
+        config.write_text(misspelt, encoding="utf-8")
+        try:
+            said = " ".join(rightrank.check(config, gpu="l4").notes)
+        except ConfigurationError as error:
+            said = error.problem
+        assert "trl.yaml has " in said and "(did you mean l" in said
+        assert "does not name" not in said

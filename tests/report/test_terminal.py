@@ -176,3 +176,32 @@ def test_where_there_are_no_intervals_a_dash_stands_and_why() -> None:
     assert "6.9 % –   " in text
     assert f"–: no interval; {FEWEST_EXAMPLES} held-out rows must score for one, and fewer do.\n" in text
     assert "–: no interval" not in printed(answer)
+
+
+def test_files_in_the_reports_folder_are_named_once_and_a_gguf_beside_them() -> None:
+    answer = sample()
+    paths = {
+        "Config": "run/mine.yml (3 lines changed)",
+        "Report": "run/report.html",
+        "TRL": "run/trl_sft.yaml",
+    }
+    paths |= {"Answer": "run/recommendation.json", "Finished adapter": "run/f (trained on all 9 rows)"}
+    file = io.StringIO()
+    gguf = replace(answer, model=replace(answer.model, name="models/x.gguf"))
+    print_recommendation(gguf, Console(file=file, width=80), paths)
+    lines = file.getvalue().splitlines()
+    assert lines[-6:] == [
+        "Config: run/mine.yml (3 lines changed)",
+        "Report: run/report.html",
+        "Finished adapter: run/f (trained on all 9 rows)",
+        "Beside it: trl_sft.yaml, recommendation.json",
+        "These configs cannot run as they are: they name a GGUF file, which no trainer",
+        "reads. Put the name of the model that it was made from in its place.",
+    ]
+    assert "GGUF" not in printed(answer)
+
+
+def test_of_what_was_assumed_what_matters_most_is_named() -> None:
+    answer = sample()
+    bare = replace(answer, recipe=replace(answer.recipe, origins={}))
+    assert "Assumed: epochs, batch size, maximum length and 9 more, see the report\n" in printed(bare)

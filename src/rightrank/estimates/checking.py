@@ -13,6 +13,7 @@ from rightrank.errors import ConfigurationError, UserError
 from rightrank.estimates.estimation import Check, GainLost, Setting, Verdict, likeness_of
 from rightrank.priors import grids
 from rightrank.recipe import alpha_for, equivalent_learning_rate
+from rightrank.trainers.keys import DID_YOU_MEAN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,14 +79,25 @@ def check(
 
     read = read_config(config)
     if read.yours is None:
-        unread = f" Keys that were not read: {', '.join(read.unread)}." if read.unread else ""
-        raise ConfigurationError(
-            f"{read.path.name} does not name both a rank and a learning rate, so there is no setting to check.{unread}",
-            f"Name both, or let `rightrank recommend --config {read.path}` find them.",
-        )
+        raise _no_setting(read)
     if measure:
         return from_measurement(read, from_config.recommend(model, dataset, config=config, **options))
     return from_estimate(read, estimate(model, dataset, config=config, gpu=gpu, **options))
+
+
+def _no_setting(read: TrainerConfig) -> ConfigurationError:
+    """The error of a config that lacks a rank or a learning rate, or whose keys for them are misspelt."""
+    misspelt = [key for key in read.unread if DID_YOU_MEAN in key]
+    if misspelt:
+        return ConfigurationError(
+            f"{read.path.name} has {', '.join(misspelt)}, and without it no whole setting to check.",
+            "Mend the key.",
+        )
+    unread = f" Keys that were not read: {', '.join(read.unread)}." if read.unread else ""
+    return ConfigurationError(
+        f"{read.path.name} does not name both a rank and a learning rate, so there is no setting to check.{unread}",
+        f"Name both, or let `rightrank recommend --config {read.path}` find them.",
+    )
 
 
 def judge(yours: Setting, like: grids.Likeness) -> Judgement:

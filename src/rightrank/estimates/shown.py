@@ -104,8 +104,9 @@ def print_check(check: Check, console: Console, command: str = "") -> None:
     console.print()
     for sentence in (*check.cautions, *check.notes):
         _say(console, f"Note: {sentence}", "yellow")
-    if check.unread:
-        _say(console, f"Not read: {', '.join(check.unread)}", "dim")
+    unread = [key for key in check.unread if not any(key in note for note in check.notes)]
+    if unread:
+        _say(console, f"Not read: {', '.join(unread)}", "dim")
     if check.cost is not None:
         _say(console, wording.GAIN_LOST_SHORT, "dim")
     if check.recommendation is not None:

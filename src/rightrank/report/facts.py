@@ -213,6 +213,16 @@ def no_intervals(recommendation: Recommendation) -> str:
     return f"–: no interval; {FEWEST_TO_TRUST} held-out rows must score for one, and fewer do."
 
 
+def gguf(recommendation: Recommendation) -> str:
+    """That no trainer runs the configs as they are, where they name a GGUF file; empty where they do not."""
+    if not recommendation.model.name.endswith(".gguf"):
+        return ""
+    return (
+        "These configs cannot run as they are: they name a GGUF file, which no trainer reads. Put the name of the model that it was made"
+        " from in its place."
+    )
+
+
 def price(figure: Figure | None) -> str:
     """Of a next step: ``About 25 min``, or that it cannot be told."""
     return "Time unknown" if figure is None else f"About {wording.minutes(figure.value)}"

@@ -23,6 +23,8 @@ _RECIPE_NAMES = {
     "adam_betas": "Adam betas",
     "adam_epsilon": "Adam epsilon",
 }
+# Of what was assumed in the terminal; the page has all. Chosen: one line.
+NAMED = 3
 _ORIGINS = {
     "assumed": "assumed",
     "given": "you gave it",
@@ -88,5 +90,9 @@ def line(recommendation: Recommendation) -> str:
 
 
 def assumed_names(recommendation: Recommendation) -> str:
-    """The names alone of what was assumed; empty where the whole recipe was given."""
-    return ", ".join(name for name, _, origin in lines(recommendation) if origin == "assumed")
+    """The names of what was assumed, what matters most first, and how many more; empty where the whole recipe was given."""
+    names = [name for name, _, origin in lines(recommendation) if origin == "assumed"]
+    more = len(names) - NAMED
+    if more <= 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:NAMED])} and {more} more, see the report"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -11,7 +12,6 @@ from rightrank.report import besides, choices, facts, recipe_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -178,7 +178,23 @@ def _closing(recommendation: Recommendation, console: Console, paths: Mapping[st
         say(console, f"Note: {warning}", "yellow")
     if recommendation.status == "NO_GAIN":
         say(console, f"If you train anyway: {wording.use(recommendation.choice, recommendation.model)}")
-    files = [f"{wording.clean(label)}: {wording.clean(str(path))}" for label, path in paths.items()]
+    _files(recommendation, console, paths)
+
+
+def _files(recommendation: Recommendation, console: Console, paths: Mapping[str, str | Path]) -> None:
+    """What was written: what lies in the report's folder and needs no more said by its name alone."""
+    folder = Path(paths["Report"]).parent if "Report" in paths else None
+    beside = [label for label, path in paths.items() if label != "Report" and Path(path).parent == folder]
+    beside = [label for label in beside if not str(paths[label]).endswith(")")]
+    files = [
+        f"{wording.clean(label)}: {wording.clean(str(path))}"
+        for label, path in paths.items()
+        if label not in beside or len(beside) == 1
+    ]
     together = "   ".join(files)
     for line in [together] if len(together) <= console.width else files:
         console.print(Text(line), soft_wrap=True)
+    if len(beside) > 1:
+        say(console, f"Beside it: {', '.join(Path(paths[label]).name for label in beside)}")
+    if len(paths) > 2 and facts.gguf(recommendation):
+        say(console, facts.gguf(recommendation), "yellow")
