@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rightrank.errors import ConfigurationError
-from rightrank.measuring import measure
-from rightrank.preparing import prepare
 from rightrank.recipe import Recipe
 from rightrank.request import Request
 from rightrank.trainers import read_config
@@ -29,6 +27,10 @@ def recommend(
     ``options`` are the fields of ``rightrank.request.Request``. Ctrl-C answers from what is measured by then. Everything is kept in the
     run directory (``recommendation.provenance.run_directory``). Raises UserError (``rightrank.UserError``) with one sentence and its mend.
     """
+    # Only here: what measures imports scipy, and an estimate waits for nothing that it does not use.
+    from rightrank.measuring import measure
+    from rightrank.preparing import prepare
+
     return measure(prepare(request(model, dataset, config=config, **options)))
 
 

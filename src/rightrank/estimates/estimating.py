@@ -70,6 +70,7 @@ def estimate_request(
     """The same of a request. ``trainer``: in whose convention of scale the person's own setting was written."""
     from rightrank import data as reading
     from rightrank.bank.blueprint import read_blueprint, read_tokenizer
+    from rightrank.bank.gguf_header import header_read_once
 
     check(request)
     device = None if gpu is None else hardware.gpu(gpu)
@@ -84,12 +85,13 @@ def estimate_request(
         held_out = None
         if request.eval_data is not None:
             held_out = reading.understand(request.eval_data, prefer=reading.EVAL_SPLITS, **source)
-        blueprint = read_blueprint(
-            request.model, modules=request.target_modules, dtype=_dtype(device), **loading
-        )
-        tokenizer = request.tokenizer
-        if tokenizer is None:
-            tokenizer = read_tokenizer(request.model, **loading)
+        with header_read_once():
+            blueprint = read_blueprint(
+                request.model, modules=request.target_modules, dtype=_dtype(device), **loading
+            )
+            tokenizer = request.tokenizer
+            if tokenizer is None:
+                tokenizer = read_tokenizer(request.model, **loading)
         data = reading.prepare(
             rows,
             tokenizer,
