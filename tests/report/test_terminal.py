@@ -204,4 +204,4 @@ def test_files_in_the_reports_folder_are_named_once_and_a_gguf_beside_them() -> 
 def test_of_what_was_assumed_what_matters_most_is_named() -> None:
     answer = sample()
     bare = replace(answer, recipe=replace(answer.recipe, origins={}))
-    assert "Assumed: epochs, batch size, maximum length and 9 more, see the report\n" in printed(bare)
+    assert "Assumed: epochs, batch size, maximum length and 9 more (see report)\n" in printed(bare)

@@ -95,4 +95,4 @@ def assumed_names(recommendation: Recommendation) -> str:
     more = len(names) - NAMED
     if more <= 1:
         return ", ".join(names)
-    return f"{', '.join(names[:NAMED])} and {more} more, see the report"
+    return f"{', '.join(names[:NAMED])} and {more} more (see report)"
