@@ -89,7 +89,11 @@ def make_recommendation(
         recipe=recipe,
         cost=cost,
         provenance=provenance,
-        warnings=(*warnings, *decision.warnings, *_unpriced(decision)),
+        warnings=(
+            *warnings,
+            *(said for said in decision.warnings if said not in decision.reasons),
+            *_unpriced(decision),
+        ),
     )
 
 

@@ -190,3 +190,14 @@ def test_a_misspelt_rank_is_not_said_to_be_missing(config: Path) -> None:
             said = error.problem
         assert "trl.yaml has " in said and "(did you mean l" in said
         assert "does not name" not in said
+
+
+def test_a_setting_that_was_run_where_no_gain_is_certain_is_not_called_unknown(config: Path) -> None:
+    answer, mine = answered("cannot tell")
+    bare = replace(mine, gain_lost=None)
+    options = tuple(bare if option is mine else option for option in answer.options)
+    said = str(from_measurement(read_config(config), replace(answer, options=options)))
+    assert "3.100 nats a token held out; no share of a gain, since no gain is certain." in said.replace(
+        "\n", " "
+    )
+    assert "recorded runs" not in said and "the best guess so far" in said

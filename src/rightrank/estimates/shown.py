@@ -100,7 +100,10 @@ def print_check(check: Check, console: Console, command: str = "") -> None:
                 Text(f"  {wording.clean(key)}: {_shown(before)} -> {_shown(after)}"), soft_wrap=True
             )
         if not sure or check.source != "measured":
-            _say(console, f"That is {setting(check.better)}, as far as recorded runs can tell.", indent=2)
+            how = (
+                "the best guess so far" if check.source == "measured" else "as far as recorded runs can tell"
+            )
+            _say(console, f"That is {setting(check.better)}, {how}.", indent=2)
     console.print()
     for sentence in (*check.cautions, *check.notes):
         _say(console, f"Note: {sentence}", "yellow")

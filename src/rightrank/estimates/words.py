@@ -102,6 +102,10 @@ def cost_line(check: Check) -> str:
     mine = setting(check.yours)
     if check.cost is None and check.estimate is not None and check.estimate.outside:
         return f"No estimate for {mine}: {'; '.join(check.estimate.outside)}."
+    own = [o for o in check.recommendation.options if o.kind == "yours"] if check.recommendation else []
+    if check.cost is None and own:
+        nats = wording.loss(own[0].loss.value)
+        return f"Yours, {mine}: {nats} nats a token held out; no share of a gain, since no gain is certain."
     if check.cost is None:
         return f"Yours, {mine}: what it costs is not known; nothing near it was {'run' if check.source == 'measured' else 'recorded'}."
     about = "" if check.source == "measured" else "about "
