@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rightrank import data
-from rightrank.recipe import Recipe
+from rightrank.recipe import Recipe, RowFormat
 from rightrank.request import Request
 from rightrank.row_habits import as_its_trainer_reads, warm_up_share, with_warm_up_steps
 
@@ -54,3 +54,18 @@ def test_the_share_is_of_the_persons_own_run_on_all_their_rows(held_out: str, st
     found = with_warm_up_steps(request, rows).recipe
     assert found.warmup_ratio == warm_up_share(2, steps) and found.origins["warmup_ratio"] == "config"
     assert with_warm_up_steps(Request("m", "d"), rows) == Request("m", "d")
+
+
+def test_a_config_that_takes_the_rows_for_something_else_is_named_at_once() -> None:
+    heard: list[str] = []
+    alpaca = RowFormat("type: alpaca", ("Alpaca",))
+    asked = Request(
+        "m", STRINGS, config="a/mine.yml", trainer="Axolotl", row_format=alpaca, on_text=heard.append
+    )
+    found = as_its_trainer_reads(asked, data.understand(STRINGS))
+    assert heard == list(found.notes)
+    assert heard[0].startswith(
+        "mine.yml says type: alpaca, but rows in memory is prompt/completion, which Axolotl would not find"
+    )
+    rows = [{"instruction": f"a {i}", "output": "b"} for i in range(3)]
+    assert as_its_trainer_reads(asked, data.understand(rows)).notes == ()

@@ -19,7 +19,7 @@ from rightrank.recommendation import (
     Recommendation,
     Source,
 )
-from rightrank.stats.paired import Estimate, paired_contrast
+from rightrank.stats.paired import FEWEST_EXAMPLES, Estimate, paired_contrast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ def make_recommendation(
         best_loss=_figure(best, NATS, level),
         gain=_figure(gain, NATS, level),
         frequency_loss=_figure(frequency, NATS, "measured"),
-        ruled_out=decision.ruled_out,
+        ruled_out=tuple(rank for rank in decision.ruled_out if rank in searched_ranks(points)),
         to_decide=next_steps,
         more_data=decision.drift.sentences,
         model=model,
@@ -89,8 +89,17 @@ def make_recommendation(
         recipe=recipe,
         cost=cost,
         provenance=provenance,
-        warnings=(*warnings, *decision.warnings, *_unpriced(decision)),
+        warnings=(
+            *warnings,
+            *(said for said in decision.warnings if said not in decision.reasons),
+            *_unpriced(decision),
+        ),
     )
+
+
+def searched_ranks(points: Sequence[MeasuredPoint]) -> frozenset[int]:
+    """Ranks tried at a learning rate that was looked for: not only at the person's own or a guide's."""
+    return frozenset(point.rank for point in points if point.role not in ("yours", "guide"))
 
 
 def _unpriced(decision: Decision) -> list[str]:
@@ -149,6 +158,10 @@ def next_steps(decision: Decision, plan: Plan, evidence: Evidence, command: str)
     """What would decide, the cheapest first, each a command with its price in minutes. Empty unless UNDECIDED."""
     if decision.status != "UNDECIDED":
         return ()
+    if plan.score < FEWEST_EXAMPLES:
+        seconds = max(plan.all_rows_seconds, plan.budget_seconds)
+        why = f"At least {2 * FEWEST_EXAMPLES} held-out rows: half of them score, and {FEWEST_EXAMPLES} are the least for an interval."
+        return (_step(f"{command} --eval-data MORE_ROWS", seconds, why),)
     steps = []
     top = int(evidence.examples_C.max())
     most = evidence.all_examples if plan.most is None else plan.most

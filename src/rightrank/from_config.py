@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rightrank.errors import ConfigurationError
-from rightrank.measuring import measure
-from rightrank.preparing import prepare
 from rightrank.recipe import Recipe
 from rightrank.request import Request
 from rightrank.trainers import read_config
+from rightrank.trainers.keys import DID_YOU_MEAN
 from rightrank.trainers.settings import is_here
 
 if TYPE_CHECKING:
@@ -28,6 +27,10 @@ def recommend(
     ``options`` are the fields of ``rightrank.request.Request``. Ctrl-C answers from what is measured by then. Everything is kept in the
     run directory (``recommendation.provenance.run_directory``). Raises UserError (``rightrank.UserError``) with one sentence and its mend.
     """
+    # Only here: what measures imports scipy, and an estimate waits for nothing that it does not use.
+    from rightrank.measuring import measure
+    from rightrank.preparing import prepare
+
     return measure(prepare(request(model, dataset, config=config, **options)))
 
 
@@ -78,6 +81,7 @@ def request_options(config: TrainerConfig, given: dict[str, Any]) -> dict[str, A
         "config": config.path,
         "trainer": config.trainer,
         "notes": config.notes,
+        "row_format": config.row_format,
     }
     if given.get("dataset") is None:
         from_file |= {
@@ -109,9 +113,12 @@ def lines(config: TrainerConfig) -> list[str]:
     named = [f"model {config.model}" if config.model else "", f"rows {config.data}" if config.data else ""]
     parts = ", ".join([part for part in named if part] + ["recipe"])
     found = [f"{config.path.name} is a config of {config.trainer}: {parts}; {setting}."]
-    if config.unread:
-        found.append(f"Keys not read: {', '.join(config.unread)}.")
-    return [*found, *config.notes]
+    # What looks misspelt is said in a note of its own.
+    unread = [key for key in config.unread if DID_YOU_MEAN not in key]
+    if unread:
+        found.append(f"Keys not read: {', '.join(unread)}.")
+    loud = [note for note in config.notes if DID_YOU_MEAN in note]
+    return [*loud, *found, *(note for note in config.notes if note not in loud)]
 
 
 def _found(name: str | None, config: Path) -> str | None:

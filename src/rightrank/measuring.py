@@ -166,7 +166,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
 
 def _missed(plan: Plan, table: LossTable) -> tuple[str, ...]:
     """The ranks that were planned and that time did not reach, in a sentence."""
-    trained = {c.rank for c in table.configurations(plan.final_examples)}
+    trained = {c.rank for c in table.configurations(plan.final_examples) if c.role not in ("yours", "guide")}
     missed = sorted(set(plan.ranks) - trained)
     if not missed:
         return ()

@@ -119,7 +119,8 @@ def _plan(
     asked: Asked,
 ) -> Prepared:
     from rightrank.bank.memory import GIB
-    from rightrank.probe.plan import Job, final_ranks, plan_lines
+    from rightrank.probe.plan import Job, final_ranks
+    from rightrank.probe.plan_words import plan_lines
 
     base, targets = workers.facts, workers.facts.targets
     widest = max(target.max_rank for target in targets)

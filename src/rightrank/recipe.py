@@ -16,6 +16,16 @@ Origin = Literal["assumed", "given", "config", "trainer"]
 
 
 @dataclass(frozen=True)
+class RowFormat:
+    """How a config says that its rows are to be read."""
+
+    words: str
+    """As the config has it: ``type: alpaca``."""
+    formats: tuple[str, ...]
+    """The formats of ``data.formats`` that its trainer can read so."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The training that a rank is wanted for.
 

@@ -5,8 +5,10 @@ The terminal, the page and the comments in trainers' configs use the first two, 
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ _ESCAPES = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]?"
 )
+GAIN_LOST_SHORT = "gain lost: what a choice gives away of what training gains over the base model"
 _SPACES = frozenset("\t\n\v\f\r\x85\u2028\u2029")
 
 
@@ -83,6 +86,11 @@ def percent_interval(figure: Figure) -> str:
     return f"{percent(figure.value)} [{number(figure.low, digits)}, {number(figure.high, digits)}]"
 
 
+def percent_cell(figure: Figure) -> str:
+    """``percent_interval`` in a table: a dash stands where there is no interval to be trusted."""
+    return f"{percent(figure.value)} –" if figure.low is None else percent_interval(figure)
+
+
 def minutes(value: float) -> str:
     """A duration as one would say it: ``41 min``, ``2.4 h``, ``less than a minute``."""
     if value < 1:
@@ -129,6 +137,44 @@ def use(choice: Choice, model: ModelFacts) -> str:
     return "  ".join(parts)
 
 
+def searched(recommendation: Recommendation, rank: int) -> bool:
+    """Whether learning rates of ``rank`` were looked for: one that was tried at nothing but the person's own setting or a guide's has
+    no best learning rate yet."""
+    runs = [point for point in recommendation.points if point.rank == rank]
+    return not runs or any(point.role not in ("yours", "guide") for point in runs)
+
+
+def distinct(recommendation: Recommendation) -> list[tuple[Option, str]]:
+    """Every setting once, with the names that it goes by besides: ``yours``, ``guide``, ``yours/guide``, or none.
+
+    A rank at its best learning rate first, then the person's own, then the guides'; each by rank and learning rate. Where the only
+    learning rate of a rank is the person's own or a guide's, the line is that one's.
+    """
+    order = {"tuned": 0, "yours": 1, "guide": 2}
+    groups: list[list[Option]] = []
+    for option in sorted(recommendation.options, key=lambda one: order[one.kind]):
+        same = next((group for group in groups if _same(group[0], option)), None)
+        if same is None:
+            groups.append([option])
+        else:
+            same.append(option)
+    found = []
+    for group in groups:
+        first, names = group[0], [option.kind for option in group if option.kind != "tuned"]
+        if first.kind == "tuned" and names and not searched(recommendation, first.rank):
+            first = group[1]
+        if first.kind != "tuned":
+            first = replace(first, label=first.label.replace(first.kind, "/".join(names), 1))
+        found.append((first, "/".join(names)))
+    return sorted(found, key=lambda pair: (order[pair[0].kind], pair[0].rank, pair[0].learning_rate))
+
+
+def _same(a: Option, b: Option) -> bool:
+    return a.rank == b.rank and all(
+        math.isclose(x, y, rel_tol=1e-6) for x, y in ((a.alpha, b.alpha), (a.learning_rate, b.learning_rate))
+    )
+
+
 _HEADINGS = ("", "loss", "gain lost [95 %]", "exact", "train GiB")
 _CELL = "padding:2px 12px 2px 0;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums"
 
@@ -138,7 +184,7 @@ def notebook_html(recommendation: Recommendation) -> str:
     r = recommendation
     lead = f"{r.lead}{' ' if r.lead == 'Use' else ': '}{use(r.choice, r.model)}"
     head = "".join(f'<th style="{_CELL}">{escape(heading)}</th>' for heading in _HEADINGS)
-    body = "".join(_row(r, option) for option in r.options)
+    body = "".join(_row(r, option, names) for option, names in distinct(r))
     sentences = (clean(r.headline), *(f"Note: {clean(warning)}" for warning in r.warnings))
     return (
         '<div style="line-height:1.5">'
@@ -149,16 +195,16 @@ def notebook_html(recommendation: Recommendation) -> str:
     )
 
 
-def _row(recommendation: Recommendation, option: Option) -> str:
+def _row(recommendation: Recommendation, option: Option, names: str) -> str:
     label = clean(option.label)
     if option.kind == "tuned":
-        label += f"  lr {learning_rate(option.learning_rate)}"
+        label += f"  lr {learning_rate(option.learning_rate)}{f' ({names})' if names else ''}"
     if (
         not recommendation.gains or option.gain_lost is None
     ):  # a share of a gain that does not exist is no number
         lost = "–"
     else:
-        lost = "best" if option.verdict == "best" else percent_interval(option.gain_lost)
+        lost = "best" if option.verdict == "best" else percent_cell(option.gain_lost)
     cells = (
         loss(option.loss.value),
         lost,
@@ -166,8 +212,9 @@ def _row(recommendation: Recommendation, option: Option) -> str:
         number(option.train_gib.value, 1),
     )
     choice = recommendation.choice
-    chosen = option.kind == "tuned" and (option.rank, option.learning_rate) == (
+    chosen = (option.rank, option.alpha, option.learning_rate) == (
         choice.rank,
+        choice.alpha,
         choice.learning_rate,
     )
     weight = "font-weight:bold" if chosen else ""

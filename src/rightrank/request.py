@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightrank.errors import ConfigurationError, ModelError
-from rightrank.recipe import LossOn, Recipe
+from rightrank.recipe import LossOn, Recipe, RowFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +58,8 @@ class Request:
     """The trainer's config that all this was taken from."""
     trainer: str | None = None
     """Whose it is."""
+    row_format: RowFormat | None = None
+    """What ``config`` says its rows are, where it says so."""
     string_template: bool = True
     """Whether prompts and completions that are plain strings go through the chat template, too."""
     message_loss_on: LossOn | None = None

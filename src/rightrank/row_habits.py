@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ def as_its_trainer_reads(request: Request, rows: Parsed) -> Request:
 
     TRL, say, puts no template around prompts that are strings, and trains on the whole of a conversation unless told otherwise.
     """
+    request = _with_format_noted(request, rows)
     first = rows.conversations[0]
     if first.kind == "messages" and request.message_loss_on is not None:
         recipe = request.recipe.given("trainer", loss_on=request.message_loss_on)
@@ -23,6 +25,19 @@ def as_its_trainer_reads(request: Request, rows: Parsed) -> Request:
     if first.raw is not None and not request.string_template:
         request = replace(request, chat_template=False)
     return request
+
+
+def _with_format_noted(request: Request, rows: Parsed) -> Request:
+    """``request`` with a note, said at once, where its config takes the rows for something else than they are."""
+    said = request.row_format
+    if said is None or request.config is None or rows.format in said.formats:
+        return request
+    note = (
+        f"{Path(request.config).name} says {said.words}, but {rows.name} is {rows.format}, which {request.trainer} would not find its"
+        f" columns in. Measured as {rows.format}; that line stays as it is in the config that is written."
+    )
+    request.on_text(note)
+    return replace(request, notes=(*request.notes, note))
 
 
 def with_warm_up_steps(request: Request, data: PreparedData) -> Request:

@@ -12,8 +12,10 @@ import rightrank
 from rightrank import from_config
 from rightrank.errors import ConfigurationError
 from rightrank.estimates.checking import from_measurement
+from rightrank.priors import grids
 from rightrank.recommendation import Figure, Option
 from rightrank.trainers import read_config
+from small_run import save_rows, small_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,8 +71,6 @@ def test_attention_alone_is_noticed(model: Path, rows: Path, tmp_path: Path) -> 
 
 
 def test_what_is_given_wins_over_the_config(config: Path, tmp_path: Path) -> None:
-    from small_run import save_rows, small_rows
-
     other = save_rows(tmp_path / "other.jsonl", small_rows(60))
     found = rightrank.check(config, dataset=str(other), gpu="l4")
     assert found.estimate is not None and found.estimate.data.name == "other.jsonl"
@@ -137,7 +137,11 @@ def test_a_config_without_a_setting_has_nothing_to_check(
         rightrank.check(path)
 
 
-def test_the_command_prints_a_verdict_and_what_would_measure_it(config: Path, run: Run) -> None:
+def test_the_command_prints_a_verdict_and_what_would_measure_it(
+    model: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "OUTSIDE", 1e9)
+    config = written(tmp_path, model, save_rows(tmp_path / "many.jsonl", small_rows(400)))
     said = run(config, "--gpu", "l4", name="check")
     assert said.code == 0, said.err
     lines = said.out.splitlines()
@@ -147,6 +151,26 @@ def test_the_command_prints_a_verdict_and_what_would_measure_it(config: Path, ru
     assert any(line.startswith("  learning_rate: 2.0e-5 -> ") or "learning_rate: 2" in line for line in lines)
 
 
+def test_of_a_run_like_none_that_was_recorded_no_number_is_given(config: Path, run: Run) -> None:
+    """40 steps of a model 16 wide, and 10 rows that score: neither an estimate, nor a measurement to go for."""
+    config.write_text(config.read_text(encoding="utf-8").replace("2.0e-5", "1.0e-2"), encoding="utf-8")
+    lines = run(config, "--gpu", "l4", name="check").out.splitlines()
+    assert lines[:2] == ["CANNOT TELL WITHOUT MEASURING", "Nothing was measured."]
+    text = " ".join(lines)
+    assert "No estimate for r=8 alpha=16 lr 1e-2: your run has 40 steps; the recorded runs had 300 to" in text
+    assert "%" not in text
+    assert "--measure" not in text and "no measurement can end in an answer: 10 rows" in text
+    assert str(rightrank.check(config, gpu="l4")) == "\n".join(lines)
+
+
+def test_a_measured_cost_without_an_interval_has_no_ends(config: Path) -> None:
+    answer, mine = answered("cannot tell")
+    bare = replace(mine, gain_lost=replace(mine.gain_lost, low=None, high=None))  # type: ignore[type-var]
+    options = tuple(bare if option is mine else option for option in answer.options)
+    found = from_measurement(read_config(config), replace(answer, options=options))
+    assert "it costs 3.1 % of the gain, measured on too few" in str(found)
+
+
 def test_the_command_as_json_and_its_mistakes(config: Path, run: Run) -> None:
     found = json.loads(run(config, "--gpu", "l4", "--json", name="check").out)
     assert (found["kind"], found["verdict"]) == ("check", "change these lines")
@@ -154,3 +178,26 @@ def test_the_command_as_json_and_its_mistakes(config: Path, run: Run) -> None:
     assert run("nothing.yaml", name="check").code in (2, 3)
     config.write_text("colour: blue\n", encoding="utf-8")
     assert "the config of no trainer" in run(config, name="check").complaint
+
+
+def test_a_misspelt_rank_is_not_said_to_be_missing(config: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    for misspelt in (text.replace("learning_rate", "learning_rat"), text.replace("lora_r:", "lora_rank:")):
+        config.write_text(misspelt, encoding="utf-8")
+        try:
+            said = " ".join(rightrank.check(config, gpu="l4").notes)
+        except ConfigurationError as error:
+            said = error.problem
+        assert "trl.yaml has " in said and "(did you mean l" in said
+        assert "does not name" not in said
+
+
+def test_a_setting_that_was_run_where_no_gain_is_certain_is_not_called_unknown(config: Path) -> None:
+    answer, mine = answered("cannot tell")
+    bare = replace(mine, gain_lost=None)
+    options = tuple(bare if option is mine else option for option in answer.options)
+    said = str(from_measurement(read_config(config), replace(answer, options=options)))
+    assert "3.100 nats a token held out; no share of a gain, since no gain is certain." in said.replace(
+        "\n", " "
+    )
+    assert "recorded runs" not in said and "the best guess so far" in said

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,7 +13,9 @@ import rightrank
 from rightrank import Recipe
 from rightrank.bank.memory import GIB
 from rightrank.errors import ConfigurationError, ModelError
-from rightrank.estimates.costs import capacity_floor, memory_model, this_machine
+from rightrank.estimates.costs import _probe_minutes, capacity_floor, memory_model, this_machine
+from rightrank.priors import grids
+from rightrank.probe.plan import Job, Speed, make_plan
 from small_run import save_rows, small_rows
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from commands import Run
 
 BATCH_4 = Recipe().given(epochs=2, batch_size=4)
+RECIPE = Recipe().given(epochs=1, batch_size=16)
+BLUEPRINT: Any = SimpleNamespace(parameters_per_rank=1)
+PROFILE: Any = SimpleNamespace(train=1600, at_hand=1600, held_out=400, score=200, mean_length=1.0)
 
 
 @pytest.fixture
@@ -53,7 +59,9 @@ def test_every_number_by_hand(bare: str, rows: Path) -> None:
         16,
     ]  # no module is wider than 16 both ways
     assert found.floor.rank == pytest.approx(320 / 2 / model.parameters_per_rank)
-    assert "40 steps, the recorded ones 300 to 600" in found.doubts[-1]
+    assert "your run has 40 steps; the recorded runs had 300 to 600" in found.outside
+    assert [s.learning_rate for s in found.settings if s.kind == "rank"] == [None] * 3
+    assert "10 rows would score, and 30 are the least" in found.no_answer
     assert any("only 40 optimiser steps" in caution for caution in found.cautions)
 
 
@@ -119,7 +127,15 @@ def test_the_cpus_rate_is_timed() -> None:
     assert "thread" in here.title
 
 
-def test_the_command_prints_one_screen(bare: str, rows: Path, run: Run) -> None:
+@pytest.fixture
+def alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model 16 wide counts as one like the recorded one."""
+    monkeypatch.setattr(grids, "OUTSIDE", 1e9)
+
+
+@pytest.mark.usefixtures("alike")
+def test_the_command_prints_one_screen(bare: str, tmp_path: Path, run: Run) -> None:
+    rows = save_rows(tmp_path / "rows.jsonl", small_rows(400))
     said = run(bare, rows, "--gpu", "l4", "--epochs", "30", name="estimate")
     assert said.code == 0, said.err
     lines = said.out.splitlines()
@@ -130,7 +146,7 @@ def test_the_command_prints_one_screen(bare: str, rows: Path, run: Run) -> None:
     for words in (
         "On L4: one run",
         "Capacity:",
-        "Held out: 10 rows",
+        "Held out: 40 rows",
         "an estimate",
     ):
         assert words in said.out
@@ -138,6 +154,7 @@ def test_the_command_prints_one_screen(bare: str, rows: Path, run: Run) -> None:
     assert len(table) == 4 and all("%" in line for line in table[:3])
 
 
+@pytest.mark.usefixtures("alike")
 def test_the_command_as_json(bare: str, rows: Path, run: Run) -> None:
     said = run(bare, rows, "--gpu", "l4", "--json", "--yours", "8,16,2e-2", "--epochs", "30", name="estimate")
     found = json.loads(said.out)
@@ -149,11 +166,40 @@ def test_the_command_as_json(bare: str, rows: Path, run: Run) -> None:
 
 def test_of_a_run_shorter_than_any_recorded_one_no_loss_is_foretold(bare: str, rows: Path, run: Run) -> None:
     said = run(bare, rows, "--gpu", "l4", "--epochs", "1", "--yours", "8,16,2e-2", name="estimate")
-    assert "gain lost: not known; nothing like this run was recorded: your run has 5 steps" in " ".join(
+    assert "gain lost: no estimate: your run has 5 steps; the recorded runs had 300 to 600;" in " ".join(
         said.out.split()
     )
     table = [line for line in said.out.splitlines() if line.startswith((" r=", " guide", " yours"))]
-    assert len(table) == 5 and all("not recorded" in line and "%" not in line for line in table)
+    assert len(table) == 5 and all(line.endswith("   –") and "%" not in line for line in table)
+
+
+def test_what_no_measurement_can_answer_is_not_sold(bare: str, rows: Path, tmp_path: Path, run: Run) -> None:
+    few = " ".join(run(bare, rows, "--gpu", "l4", name="estimate").out.split())
+    assert "10 rows would score, and 30 are the least for an interval. Name 60 held-out rows" in few
+    assert "or bring 300 rows in all" in few
+    assert "rightrank recommend " not in few.partition("no measurement can end")[2]
+    held = save_rows(tmp_path / "held.jsonl", small_rows(80, seed=1))
+    enough = run(bare, rows, "--eval-data", held, "--gpu", "l4", name="estimate").out
+    assert "rightrank recommend" in enough.splitlines()[-1]
+    assert "no measurement can end" not in enough
+
+
+def test_a_time_too_short_for_an_answer_is_seen_beforehand() -> None:
+    """A step takes a second: 1,600 rows in batches of 16 are 100 steps, and the default is one run, 100 s, or three minutes."""
+    minutes = _probe_minutes((0.0, 1.0), 1, 16.0, BLUEPRINT, RECIPE, PROFILE, (8, 32, 128))
+    assert minutes[0] < 5 and minutes[2] is not None
+    job = Job(1600, RECIPE, 1, 200, 200, 1.0)
+    speed = Speed(0.0, 1.0, 0.0, 1.0 / 32, 1)
+    assert not make_plan(job, speed, [8, 32, 128], 60 * minutes[2]).starved
+    assert make_plan(job, speed, [8, 32, 128], 60 * minutes[2] / 1.2).starved
+    quick = _probe_minutes((0.0, 0.001), 1, 16.0, BLUEPRINT, RECIPE, PROFILE, (8, 32, 128))
+    assert quick[2] is None
+
+
+def test_an_estimate_prints_as_the_command_does(bare: str, rows: Path, run: Run) -> None:
+    found = rightrank.estimate(bare, str(rows), gpu="l4")
+    assert str(found) == run(bare, rows, "--gpu", "l4", name="estimate").out.rstrip()
+    assert found._repr_html_().startswith("<pre>ESTIMATE   Nothing was measured")
 
 
 def test_a_model_or_data_that_is_not_there(bare: str, rows: Path, run: Run) -> None:

@@ -86,15 +86,39 @@ def test_the_best_single_point_in_hindsight() -> None:
 
 
 def test_a_wider_model_wants_a_lower_rate_and_is_less_sure() -> None:
-    like = grids.likeness(4096, 500)
-    assert like.factor == pytest.approx((576 / 4096) ** 0.78)
+    like = grids.likeness(2048, 500)
+    assert like.factor == pytest.approx((576 / 2048) ** 0.78)
     assert len(like.unlike) == 1
     here, there = grids.price(16, 1e-3, SAME), grids.price(16, 1e-3 * like.factor, like)
     assert here is not None and there is not None
     assert there.mean == pytest.approx(here.mean)
     assert there.low <= here.low and there.high > here.high + 1
-    assert grids.likeness(576, 500).unlike == ()
-    assert "58 steps" in grids.likeness(576, 58).unlike[0]
+    assert grids.likeness(576, 500) == grids.Likeness(1.0, ())
+
+
+@pytest.mark.parametrize(
+    ("like", "said"),
+    [
+        (grids.likeness(576, 24), "your run has 24 steps; the recorded runs had 300 to 600"),
+        (grids.likeness(576, 2401), "your run has 2,401 steps; the recorded runs had 300 to 600"),
+        (grids.likeness(4096, 500), "your model is 7.1 times as wide as the recorded one"),
+        (
+            grids.likeness(576, 500, trained_tokens_a_row=900),
+            "your rows have 900 trained tokens each; the recorded ones had 6 to 145",
+        ),
+        (grids.likeness(576, 500, epochs=20), "your run has 20 epochs; the recorded runs had 3"),
+        (grids.likeness(576, 500, batch_size=3), "your batch has 3 rows; the recorded ones had 16"),
+    ],
+)
+def test_what_is_unlike_all_that_was_recorded_is_named(like: grids.Likeness, said: str) -> None:
+    assert like.outside == (said,)
+    assert like.other_run == ("wide" not in said)
+
+
+def test_within_four_times_of_what_was_recorded_there_is_an_estimate() -> None:
+    for steps, tokens, epochs, batch in ((75, 1.5, 0.75, 4), (2400, 580, 12, 64)):
+        like = grids.likeness(576, steps, trained_tokens_a_row=tokens, epochs=epochs, batch_size=batch)
+        assert like.outside == ()
 
 
 def test_excess_is_paired_set_by_set() -> None:

@@ -59,7 +59,8 @@ def test_an_alpha_beyond_use_or_not_whole_is_replaced_as_well() -> None:
 
 def test_a_wide_model_is_never_told_to_keep_without_doubt() -> None:
     """The translation of learning rates may be off by a factor of two, which costs more than a margin on some data sets."""
-    found = judge((16, 32.0, 2.2e-4), grids.likeness(4096, 500))
+    like = grids.likeness(2048, 500)
+    found = judge((16, 32.0, 1e-3 * like.factor), like)
     assert found.verdict == "cannot tell without measuring"
     assert found.better is None
     assert "it may lose more than 2 %" in found.reasons[0]
@@ -69,11 +70,11 @@ def test_of_a_run_shorter_than_any_recorded_one_only_what_is_absurd_is_judged() 
     short = grids.likeness(576, 24)
     found = judge((16, 32.0, 2e-4), short)
     assert (found.verdict, found.cost, found.better) == ("cannot tell without measuring", None, None)
-    assert "like none that was recorded" in found.reasons[0]
+    assert found.reasons == ()
     assert judge((16, 32.0, 1e-7), short).verdict == "change these lines"
 
 
-@given(st.sampled_from([1, 4, 8, 16, 32, 64, 128]), st.floats(-5.5, -1.3), st.sampled_from([576, 4096]))
+@given(st.sampled_from([1, 4, 8, 16, 32, 64, 128]), st.floats(-5.5, -1.3), st.sampled_from([576, 2048]))
 @settings(max_examples=60, deadline=None)
 def test_verdicts_agree_with_the_records(rank: int, x: float, hidden: int) -> None:
     like = grids.likeness(hidden, 500)

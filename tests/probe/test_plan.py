@@ -10,19 +10,22 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rightrank.errors import BudgetError
+from rightrank.estimates.cautions import FEWEST_TO_SCORE
 from rightrank.probe.plan import (
     CANDIDATE_RANKS,
+    FEWEST_HELD_OUT,
     LEAST_STEPS,
     Job,
     Speed,
     evaluation_seconds,
     least_examples,
     make_plan,
-    plan_lines,
     run_seconds,
     train_seconds,
 )
+from rightrank.probe.plan_words import plan_lines
 from rightrank.recipe import Recipe
+from rightrank.stats.paired import FEWEST_EXAMPLES
 
 RECIPE = Recipe()
 SPEED = Speed(
@@ -208,6 +211,21 @@ def test_the_plan_in_words():
     assert paid_for.final_examples == job.examples and paid_for.breadth != "lean"
     whole = make_plan(job, SPEED, CANDIDATE_RANKS, 1e6)
     assert "on all;" in plan_lines(whole, job, 1, 8)[1] and len(plan_lines(whole, job, 1, 8)) == 3
+
+
+def test_where_too_few_rows_score_no_time_is_sold():
+    job = replace(job_of(), decide_pool=12, score_pool=12)
+    said = plan_lines(make_plan(job, SPEED, CANDIDATE_RANKS, 250.0), job, 1, 8)
+    assert said[-1].startswith(
+        "Only 12 rows score, and 30 are the least for an interval: the answer can only"
+    )
+    assert not any("--budget" in line or "told apart" in line for line in said)
+
+
+def test_a_plan_leaves_enough_rows_to_score_for_an_interval_where_there_are_any():
+    dear = Speed(0.0, 1.0, 1e-7, evaluate_seconds_per_token=0.1, together=1)
+    assert FEWEST_HELD_OUT == FEWEST_EXAMPLES == FEWEST_TO_SCORE
+    assert make_plan(job_of(), dear, CANDIDATE_RANKS, 10**6).score >= FEWEST_EXAMPLES
 
 
 def test_more_held_out_rows_resolve_more():

@@ -16,10 +16,10 @@ from rightrank.probe.plan import (
     Speed,
     evaluation_seconds,
     make_plan,
-    plan_lines,
     stage_seconds,
     train_seconds,
 )
+from rightrank.probe.plan_words import plan_lines
 from rightrank.probe.run import SideBySide
 from rightrank.recipe import Recipe
 from test_run import JOB, SPEED, WORLD, Clock, Executor, probe_of, same

@@ -20,3 +20,10 @@ def test_what_was_only_trained_on_fewer_rows_was_not_reached() -> None:
     assert missed((8, 47), (32, 47), (16, 47), (128, 23)) == ("Planned, but not reached in time: r=128.",)
     assert missed((8, 47)) == ("Planned, but not reached in time: r=32, r=128.",)
     assert missed((8, 47), (32, 47), (128, 47)) == ()
+
+
+def test_the_persons_own_setting_does_not_stand_for_its_rank() -> None:
+    plan = SimpleNamespace(ranks=(8, 16), final_examples=47)
+    own = Configuration(16, 32.0, 2e-4, 0, "yours")
+    table = SimpleNamespace(configurations=lambda _: [Configuration(8, 8.0, 1e-3), own])
+    assert _missed(plan, table) == ("Planned, but not reached in time: r=16.",)  # type: ignore[arg-type]

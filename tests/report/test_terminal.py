@@ -12,6 +12,7 @@ from rich.console import Console
 
 from report.samples import STATUSES, hostile, sample
 from rightrank.report.terminal import print_recommendation
+from rightrank.stats.paired import FEWEST_EXAMPLES
 
 if TYPE_CHECKING:
     from rightrank.recommendation import Recommendation, Status
@@ -131,3 +132,76 @@ def test_nothing_is_called_safe_where_nothing_bounds_what_it_loses() -> None:
     assert "Best guess meanwhile: r=32" in text
     assert "what it may lose at worst cannot be told from these runs" in text
     assert "Safe" not in text
+
+
+def twins(own_only: bool) -> Recommendation:
+    """r=16 was tried at 2e-4 alone, which is the person's own rate and a guide's; else at rates of its own, too."""
+    answer = sample("UNDECIDED")
+    rate = 2e-4
+    tuned = next(o for o in answer.options if o.kind == "tuned" and o.rank == 16)
+    guide = next(o for o in answer.options if o.kind == "guide" and o.rank == 16)
+    same = replace(guide, kind="tuned", label="r=16", alpha=32.0, learning_rate=rate)
+    yours = replace(guide, kind="yours", label="yours r=16 a=32 2e-4")
+    rest = [o for o in answer.options if o.kind == "tuned" and o is not tuned]
+    points = [p for p in answer.points if p.rank != 16]
+    run = next(p for p in answer.points if p.role == "guide" and p.rank == 16)
+    points += [replace(run, role="yours")]
+    if not own_only:
+        points += [replace(run, role="rank", learning_rate=4e-4)]
+    return replace(answer, options=(*rest, same, yours, guide), points=tuple(points))
+
+
+def test_a_setting_with_several_names_has_one_line() -> None:
+    lines = [line for line in printed(twins(own_only=False)).splitlines() if "2e-4" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(" r=16  lr 2e-4 (yours/guide) ")
+    assert len(lines[0]) == 80
+
+
+def test_a_rank_that_was_tried_at_ones_own_rate_alone_is_not_open() -> None:
+    text = printed(twins(own_only=True))
+    assert text.startswith("UNDECIDED   Ruled out: r=4, r=8   Tried and open: r=32, r=64, r=128\n")
+    lines = [line for line in text.splitlines() if "2e-4" in line]
+    assert len(lines) == 1 and lines[0].startswith(" yours/guide r=16 a=32 2e-4 ")
+    assert "Tried and open: r=16, r=32" in printed(twins(own_only=False))
+
+
+def test_where_there_are_no_intervals_a_dash_stands_and_why() -> None:
+    answer = sample("UNDECIDED")
+    bare = tuple(
+        replace(o, gain_lost=o.gain_lost and replace(o.gain_lost, low=None, high=None))
+        for o in answer.options
+    )
+    text = printed(replace(answer, options=bare))
+    assert "6.9 % –   " in text
+    assert f"–: no interval; {FEWEST_EXAMPLES} held-out rows must score for one, and fewer do.\n" in text
+    assert "–: no interval" not in printed(answer)
+
+
+def test_files_in_the_reports_folder_are_named_once_and_a_gguf_beside_them() -> None:
+    answer = sample()
+    paths = {
+        "Config": "run/mine.yml (3 lines changed)",
+        "Report": "run/report.html",
+        "TRL": "run/trl_sft.yaml",
+    }
+    paths |= {"Answer": "run/recommendation.json", "Finished adapter": "run/f (trained on all 9 rows)"}
+    file = io.StringIO()
+    gguf = replace(answer, model=replace(answer.model, name="models/x.gguf"))
+    print_recommendation(gguf, Console(file=file, width=80), paths)
+    lines = file.getvalue().splitlines()
+    assert lines[-6:] == [
+        "Config: run/mine.yml (3 lines changed)",
+        "Report: run/report.html",
+        "Finished adapter: run/f (trained on all 9 rows)",
+        "Beside it: trl_sft.yaml, recommendation.json",
+        "These configs cannot run as they are: they name a GGUF file, which no trainer",
+        "reads. Put the name of the model that it was made from in its place.",
+    ]
+    assert "GGUF" not in printed(answer)
+
+
+def test_of_what_was_assumed_what_matters_most_is_named() -> None:
+    answer = sample()
+    bare = replace(answer, recipe=replace(answer.recipe, origins={}))
+    assert "Assumed: epochs, batch size, maximum length and 9 more (see report)\n" in printed(bare)

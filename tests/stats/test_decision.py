@@ -320,3 +320,21 @@ def test_where_nothing_bounds_the_worst_case_the_lowest_loss_is_the_best_guess(s
     assert (found.status, found.worst_case_percent) == ("UNDECIDED", None)
     losses = {p.setting: p.loss.value for p in found.choices if p.kind == "tuned" and p.loss is not None}
     assert found.choice == min(losses, key=lambda setting: losses[setting])
+
+
+def test_of_too_few_rows_neither_interval_nor_verdict_is_given() -> None:
+    few = quick(draw(CLEAR.but(examples=24)), yours=(16, 32.0, 1e-4))
+    mine = row(few, "yours", 16)
+    assert not few.trusted
+    assert few.status == "UNDECIDED"
+    assert {p.verdict for p in few.choices} <= {"best", "cannot tell"}
+    assert mine.gain_lost is not None and mine.gain_lost.value > 5  # what was seen is still said
+    assert np.isnan([mine.gain_lost.low, mine.gain_lost.high]).all()
+    assert few.base_loss is not None and np.isnan(few.base_loss.low)
+    assert (few.worst_case_percent, few.resolvable_difference_percent, few.drift.sentences) == (
+        None,
+        None,
+        (),
+    )
+    enough = quick(draw(CLEAR))
+    assert enough.trusted and enough.base_loss is not None and np.isfinite(enough.base_loss.low)

@@ -130,9 +130,11 @@ def test_next_to_nothing_certifies_nothing(examples: int, change) -> None:
     assert found.reasons
     numbers = [
         found.worst_case_percent,
-        *(v for p in found.choices if p.gain_lost for v in vars(p.gain_lost).values()),
+        *(p.gain_lost.value for p in found.choices if p.gain_lost),
     ]
     assert all(n is None or np.isfinite(n) for n in numbers)
+    ends = [end for p in found.choices if p.gain_lost for end in (p.gain_lost.low, p.gain_lost.high)]
+    assert all(np.isfinite(end) == found.trusted for end in ends)
 
 
 def test_no_run_is_an_error() -> None:

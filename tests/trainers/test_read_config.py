@@ -12,6 +12,7 @@ from rightrank.errors import UserError
 from rightrank.from_config import lines, request, request_options
 from rightrank.recipe import Recipe
 from rightrank.trainers import edit_config, read_config, write_configs
+from rightrank.trainers.row_formats import stated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,3 +139,65 @@ def test_layers_that_a_config_leaves_open_are_all_measured(tmp_path: Path) -> No
     assert config.target_modules == () and "target_modules" not in request_options(config, {})
     changed = [key for key, _, _ in edit_config(config, sample()).changes]
     assert "lora_target_modules" in changed
+
+
+def test_a_misspelt_key_is_said_first_and_stays_with_the_answer(tmp_path: Path) -> None:
+    heard: list[str] = []
+    found = asked(tmp_path, AXOLOTL.replace("num_epochs", "num_epoch"), on_text=heard.append)
+    loud = (
+        "Misspelt? c.yml has num_epoch (did you mean num_epochs?). As it stands it is not read, and the trainer's default"
+        " counts."
+    )
+    assert heard[0] == loud and heard.count(loud) == 1
+    assert heard[2] == "Keys not read: wandb_project."
+    assert loud in found.notes
+    assert found.recipe.epochs == 1.0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "learning_rate: -2e-4",
+            "c.yml: the learning rate is -0.0002, which is not above zero. Mend that line.",
+        ),
+        ("lora_alpha: -16", "c.yml: the alpha is -16, which is not above zero"),
+        ("lora_r: 0", "c.yml: the rank is 0, which is not above zero"),
+    ],
+)
+def test_a_number_that_is_not_above_zero_is_answered_in_the_configs_words(
+    line: str, said: str, tmp_path: Path
+) -> None:
+    key = line.partition(":")[0]
+    text = "".join(f"{line}\n" if one.startswith(key) else f"{one}\n" for one in AXOLOTL.splitlines())
+    with pytest.raises(UserError) as raised:
+        asked(tmp_path, text)
+    assert f"{raised.value.problem} {raised.value.mend}".startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "formats"),
+    [
+        (AXOLOTL.replace("chat_template", "alpaca"), "type: alpaca", ("Alpaca",)),
+        (AXOLOTL, "type: chat_template", ("messages", "ShareGPT")),
+    ],
+)
+def test_what_a_config_says_its_rows_are(
+    text: str, words: str, formats: tuple[str, ...], tmp_path: Path
+) -> None:
+    stated = asked(tmp_path, text).row_format
+    assert stated is not None and (stated.words, stated.formats) == (words, formats)
+    assert asked(tmp_path, text.replace(", split: train", ", field_messages: x")).row_format is None
+    assert asked(tmp_path, TRL).row_format is None
+
+
+def test_torchtunes_and_llama_factorys_words_for_rows(tmp_path: Path) -> None:
+    chat = {"_component_": "torchtune.datasets.chat_dataset", "source": "json"}
+    found = stated("torchtune", {"dataset": chat})
+    assert found is not None and found.formats == ("messages", "ShareGPT")
+    assert stated("torchtune", {"dataset": {**chat, "conversation_column": "turns"}}) is None
+    info = {"mine": {"file_name": "m.json"}, "own": {"file_name": "m.json", "columns": {"prompt": "q"}}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    alpaca = stated("LLaMA-Factory", {"dataset": "mine", "dataset_dir": str(tmp_path)})
+    assert alpaca is not None and alpaca.words == "formatting: alpaca"
+    assert stated("LLaMA-Factory", {"dataset": "own", "dataset_dir": str(tmp_path)}) is None

@@ -212,3 +212,24 @@ def test_keys_that_nobody_asked_for_are_unread() -> None:
     ):
         with pytest.raises(UserError, match=r"c\.yml: \w+ is "):
             ask()
+
+
+def test_a_misspelt_key_is_taken_for_what_it_may_mean() -> None:
+    keys = Keys({"lora_rank": 8, "learning_rat": 1e-3, "hub_model_id": "x", "group": {"scal": 2}}, "c.yml")
+    keys.whole("lora_r")
+    keys.number("learning_rate")
+    keys.text("model_id")
+    keys.part("group").number("scale")
+    assert keys.unread() == (
+        "lora_rank (did you mean lora_r?)",
+        "learning_rat (did you mean learning_rate?)",
+        "hub_model_id",
+        "group.scal (did you mean scale?)",
+    )
+
+
+def test_where_the_key_is_there_another_is_no_misspelling_of_it() -> None:
+    keys = Keys({"lora_r": 8, "lora_rank": 8, "adam_beta3": 0.9}, "c.yml")
+    keys.whole("lora_r")
+    keys.number("adam_beta2")
+    assert keys.unread() == ("lora_rank", "adam_beta3")

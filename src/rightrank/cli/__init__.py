@@ -12,6 +12,10 @@ from rightrank.errors import StoppedError, UserError
 
 __all__ = ["app", "main"]
 
+for _command in app.registered_commands:
+    # What is taken from a docstring is cut to the width of the window; what is given is wrapped.
+    _command.short_help = _command.short_help or (_command.callback.__doc__ or "").strip().partition("\n")[0]
+
 
 def main() -> None:
     """Run the command line; one sentence and its mend for every error a person can cause."""

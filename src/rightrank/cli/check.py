@@ -69,6 +69,6 @@ def check(
     if as_json:
         typer.echo(found.to_json())
         return
-    from rightrank.report.estimated import print_check
+    from rightrank.estimates.shown import print_check
 
     print_check(found, Console(highlight=False), measuring_instead(sys.argv[1:]))

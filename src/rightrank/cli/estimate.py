@@ -99,6 +99,6 @@ def estimate(
         return
     from rich.console import Console
 
-    from rightrank.report.estimated import print_estimate
+    from rightrank.estimates.shown import print_estimate
 
     print_estimate(found, Console(highlight=False), measuring_instead(sys.argv[1:]))

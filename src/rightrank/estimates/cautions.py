@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rightrank.estimates.estimation import DataProfile, ModelShape, SettingEstimate
     from rightrank.recipe import Recipe
 
+# stats.paired.FEWEST_EXAMPLES, without its import of scipy; and data.split's share of rows that are held out.
+FEWEST_TO_SCORE, HELD_OUT_ONE_IN = 30, 5
 # Published: vLLM's documentation, engine argument --max-lora-rank.
 VLLM_MAX_RANK = 16
 # Chosen: a row in a hundred.
@@ -57,6 +59,20 @@ def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
             " and ranks cannot be told apart."
         )
     return said
+
+
+def too_few_rows(data: DataProfile) -> str:
+    """Why no measurement can end in more than UNDECIDED, and what would mend that; empty where one can."""
+    if data.score >= FEWEST_TO_SCORE:
+        return ""
+    own = data.held_out_from == "--eval-data"
+    more = (
+        "" if own else f", or bring {2 * FEWEST_TO_SCORE * HELD_OUT_ONE_IN} rows in all: a fifth is held out"
+    )
+    return (
+        f"On these rows no measurement can end in an answer: {counted(data.score, 'row')} would score, and {FEWEST_TO_SCORE} are the"
+        f" least for an interval. Name {2 * FEWEST_TO_SCORE} held-out rows with --eval-data{more}, half of them score."
+    )
 
 
 def of_setting(

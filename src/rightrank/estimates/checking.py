@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from rightrank.errors import ConfigurationError, UserError
-from rightrank.estimates.estimation import Check, GainLost, Setting, Verdict
+from rightrank.estimates.estimation import Check, GainLost, Setting, Verdict, likeness_of
 from rightrank.priors import grids
 from rightrank.recipe import alpha_for, equivalent_learning_rate
+from rightrank.trainers.keys import DID_YOU_MEAN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,14 +79,25 @@ def check(
 
     read = read_config(config)
     if read.yours is None:
-        unread = f" Keys that were not read: {', '.join(read.unread)}." if read.unread else ""
-        raise ConfigurationError(
-            f"{read.path.name} does not name both a rank and a learning rate, so there is no setting to check.{unread}",
-            f"Name both, or let `rightrank recommend --config {read.path}` find them.",
-        )
+        raise _no_setting(read)
     if measure:
         return from_measurement(read, from_config.recommend(model, dataset, config=config, **options))
     return from_estimate(read, estimate(model, dataset, config=config, gpu=gpu, **options))
+
+
+def _no_setting(read: TrainerConfig) -> ConfigurationError:
+    """The error of a config that lacks a rank or a learning rate, or whose keys for them are misspelt."""
+    misspelt = [key for key in read.unread if DID_YOU_MEAN in key]
+    if misspelt:
+        return ConfigurationError(
+            f"{read.path.name} has {', '.join(misspelt)}, and without it no whole setting to check.",
+            "Mend the key.",
+        )
+    unread = f" Keys that were not read: {', '.join(read.unread)}." if read.unread else ""
+    return ConfigurationError(
+        f"{read.path.name} does not name both a rank and a learning rate, so there is no setting to check.{unread}",
+        f"Name both, or let `rightrank recommend --config {read.path}` find them.",
+    )
 
 
 def judge(yours: Setting, like: grids.Likeness) -> Judgement:
@@ -94,11 +106,9 @@ def judge(yours: Setting, like: grids.Likeness) -> Judgement:
     effective = equivalent_learning_rate(rank, alpha, rate)
     priced = grids.price(rank, effective, like)
     label = grids.records().label
-    cost = (
-        None
-        if priced is None or like.too_short
-        else GainLost(priced.mean, priced.low, priced.high, priced.sets, label)
-    )
+    cost = None
+    if priced is not None and not like.outside:
+        cost = GainLost(priced.mean, priced.low, priced.high, priced.sets, label)
     target = _target(rank, like)
     if target is None:
         said = f"No rank like r={rank} was recorded; the recorded ones are 1 to 128."
@@ -108,9 +118,8 @@ def judge(yours: Setting, like: grids.Likeness) -> Judgement:
     if not low / FAR <= effective <= high * FAR:
         said = "So far from every learning rate that was ever best, no measurement is needed to change it."
         return Judgement("change these lines", cost, better, (said,))
-    if like.too_short:
-        said = "So short a run is like none that was recorded: what a setting costs in it is not known."
-        return Judgement("cannot tell without measuring", None, None, (said,))
+    if like.outside:
+        return Judgement("cannot tell without measuring", None, None, ())
     more = grids.excess(rank, effective, target, like)
     if more is None or more[2] < ENOUGH_SETS:
         said = "Too few recorded data sets have a learning rate near yours."
@@ -125,7 +134,7 @@ def judge(yours: Setting, like: grids.Likeness) -> Judgement:
         said = f"Against the setting below it lost {least:.1f} to {most:.1f} % of the gain {known}: it depends on the data."
         return Judgement("cannot tell without measuring", cost, better, (said,))
     said = f"Nothing recorded does better by more than {MARGIN:g} % of the gain {known}"
-    if sets == every and cost is not None and cost.high <= KEEP_WORST:
+    if sets == every and cost is not None and cost.high is not None and cost.high <= KEEP_WORST:
         return Judgement("keep it", cost, None, (f"{said}.",))
     said += f", but on some data it may lose more than {KEEP_WORST:g} %."
     return Judgement("cannot tell without measuring", cost, None, (said,))
@@ -134,7 +143,7 @@ def judge(yours: Setting, like: grids.Likeness) -> Judgement:
 def from_estimate(config: TrainerConfig, found: Estimate) -> Check:
     """The answer in seconds."""
     assert config.yours is not None
-    judged = judge(config.yours, grids.likeness(found.model.hidden, found.steps))
+    judged = judge(config.yours, likeness_of(found.model, found.data, found.recipe, found.steps))
     # Where its trainer would adapt other layers, that is another question than this one.
     alike = replace(config, target_modules=config.target_modules or None)
     changes, notes = _changes(
@@ -167,8 +176,8 @@ def from_measurement(config: TrainerConfig, answer: Recommendation) -> Check:
         lost = mine.gain_lost
         cost = GainLost(
             lost.value,
-            lost.value if lost.low is None else lost.low,
-            lost.value if lost.high is None else lost.high,
+            lost.low,
+            lost.high,
             1,
             lost.source,
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rightrank.bank.blueprint import Blueprint
     from rightrank.bank.memory import MemoryModel
     from rightrank.estimates.estimation import DataProfile
+    from rightrank.probe.plan import Job, Plan, Speed
     from rightrank.recipe import Recipe
 
 # Published: about 2 bits of knowledge a parameter (Allen-Zhu & Li 2024, arXiv 2404.05405). Assumed: a trained token brings one bit.
@@ -28,6 +29,8 @@ MOST_TOGETHER = 24
 # Of the memory that the frozen weights leave, as bank.memory uses it.
 USABLE = 0.9
 TIMED_SECONDS = 0.3
+# Budgets tried one after the other for the least that is long enough. Chosen: a price to a tenth.
+NEXT_BUDGET = 1.1
 
 
 def memory_model(
@@ -88,13 +91,15 @@ def timing(
         if device.name == hardware.CPU
         else "derived: arithmetic over the card's published rate, and the launching of kernels"
     )
-    wholes = [whole for _, whole in found if whole is not None]
+    wholes = [whole for _, whole, _ in found if whole is not None]
+    longer = [enough for _, _, enough in found if enough is not None]
     return Timing(
         device.title,
         device.gib,
         Range(run[0], run[1], "minutes", source),
         Range(found[0][0], found[-1][0], "minutes", source),
         Range(min(wholes), max(wholes), "minutes", source) if wholes else None,
+        Range(min(longer), max(longer), "minutes", source) if longer else None,
     )
 
 
@@ -115,9 +120,10 @@ def _probe_minutes(
     recipe: Recipe,
     profile: DataProfile,
     ranks: Sequence[int],
-) -> tuple[float, float | None]:
-    """Minutes of a probe with the default budget, and of every rank on all rows; ``seconds``: of a step's floor, and of an adapter."""
-    from rightrank.probe.plan import Job, Speed, make_plan
+) -> tuple[float, float | None, float | None]:
+    """Minutes of a probe with the default budget, of every rank on all rows, and, where the default is too short for more than
+    UNDECIDED, the budget that is not; ``seconds``: of a step's floor, and of an adapter."""
+    from rightrank.probe.plan import Job, Speed
 
     floor, each = seconds
     job = Job(
@@ -130,11 +136,24 @@ def _probe_minutes(
         held_out_tokens=profile.mean_length,
     )
     speed = Speed(floor, each, 0.0, (floor + each) / tokens / 2, together)
+    plan, enough = _plan(job, speed, ranks, None), None
+    if plan is None or plan.starved:
+        budget = 60 * SHORTEST_MINUTES if plan is None else max(60 * SHORTEST_MINUTES, plan.budget_seconds)
+        while (longer := _plan(job, speed, ranks, budget)) is None or longer.starved:
+            budget *= NEXT_BUDGET
+        enough = budget / 60 if budget > 60 * SHORTEST_MINUTES else None
+        plan = plan or longer
+    return max(SHORTEST_MINUTES, plan.planned_seconds / 60), plan.all_rows_seconds / 60, enough
+
+
+def _plan(job: Job, speed: Speed, ranks: Sequence[int], budget_seconds: float | None) -> Plan | None:
+    """What that budget pays for; None: not a single comparison."""
+    from rightrank.probe.plan import make_plan
+
     try:
-        plan = make_plan(job, speed, list(ranks), None)
+        return make_plan(job, speed, ranks, budget_seconds)
     except BudgetError:
-        return SHORTEST_MINUTES, None
-    return max(SHORTEST_MINUTES, plan.planned_seconds / 60), plan.all_rows_seconds / 60
+        return None
 
 
 def this_machine() -> hardware.Device | None:

@@ -19,6 +19,7 @@ from rightrank.estimates.estimation import (
     ModelShape,
     Range,
     SettingEstimate,
+    likeness_of,
 )
 from rightrank.fitting import enough_memory, ranks_to_try, tokens_fit
 from rightrank.priors import grids, hardware
@@ -69,6 +70,7 @@ def estimate_request(
     """The same of a request. ``trainer``: in whose convention of scale the person's own setting was written."""
     from rightrank import data as reading
     from rightrank.bank.blueprint import read_blueprint, read_tokenizer
+    from rightrank.bank.gguf_header import header_read_once
 
     check(request)
     device = None if gpu is None else hardware.gpu(gpu)
@@ -83,12 +85,13 @@ def estimate_request(
         held_out = None
         if request.eval_data is not None:
             held_out = reading.understand(request.eval_data, prefer=reading.EVAL_SPLITS, **source)
-        blueprint = read_blueprint(
-            request.model, modules=request.target_modules, dtype=_dtype(device), **loading
-        )
-        tokenizer = request.tokenizer
-        if tokenizer is None:
-            tokenizer = read_tokenizer(request.model, **loading)
+        with header_read_once():
+            blueprint = read_blueprint(
+                request.model, modules=request.target_modules, dtype=_dtype(device), **loading
+            )
+            tokenizer = request.tokenizer
+            if tokenizer is None:
+                tokenizer = read_tokenizer(request.model, **loading)
         data = reading.prepare(
             rows,
             tokenizer,
@@ -115,7 +118,7 @@ def assemble(
     shape = model_shape(blueprint, quantization)
     ranks = ranks_to_try(request, blueprint.widest_rank)
     steps = recipe.steps(profile.train)
-    like = grids.likeness(blueprint.hidden, steps)
+    like = likeness_of(shape, profile, recipe, steps)
     memory = memory_model(blueprint, quantization, on_cpu=device is not None and device.name == hardware.CPU)
     batch_tokens = int(recipe.batch_size * profile.mean_length)
     settings = [
@@ -147,6 +150,8 @@ def assemble(
         ),
         nearest=_nearest(profile),
         doubts=like.unlike,
+        outside=like.outside,
+        no_answer=cautions.too_few_rows(profile),
         cautions=tuple(said),
         notes=(*request.notes, *data.notes),
     )
@@ -219,7 +224,7 @@ def _settings(
 ) -> list[tuple[tuple[int, float, float | None], Any]]:
     found: list[tuple[tuple[int, float, float | None], Any]] = []
     for rank in ranks:
-        best = None if like.too_short else grids.best_learning_rate(rank, like)
+        best = None if like.other_run else grids.best_learning_rate(rank, like)
         found.append(((rank, float(alpha_for(rank)), None if best is None else best[0]), "rank"))
     if GUIDE[0] <= widest:
         found.append((GUIDE, "guide"))
@@ -239,7 +244,7 @@ def _setting(
     rank, alpha, rate = setting
     parameters = shape.parameters_per_rank * rank
     lost = None
-    if rate is not None and not like.too_short:
+    if rate is not None and not like.outside:
         lost = grids.price(rank, equivalent_learning_rate(rank, alpha, rate), like)
     return SettingEstimate(
         label=f"r={rank}" if kind == "rank" else f"{kind} r={rank} a={alpha:.3g}",

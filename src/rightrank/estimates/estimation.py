@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
+from rightrank.priors import grids
+
 if TYPE_CHECKING:
     from rightrank.recipe import Recipe
     from rightrank.recommendation import Recommendation
@@ -27,11 +29,12 @@ class Range:
 
 @dataclass(frozen=True)
 class GainLost:
-    """What a setting lost on the recorded data sets, in percent of what training gained there."""
+    """What a setting lost on the recorded data sets, or when it was measured, in percent of what training gained there."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    """None: measured on too few rows for an interval."""
+    high: float | None
     sets: int
     """Data sets on which the setting, or its neighbours, were recorded."""
     source: str
@@ -135,6 +138,8 @@ class Timing:
     """``rightrank recommend`` with its default budget, loading left out."""
     every_rank: Range | None
     """Every rank on all the rows."""
+    long_enough: Range | None = None
+    """Budget from which on the runs are long enough for more than UNDECIDED; None where the default is."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +170,24 @@ class Estimate:
     """The recorded data set that is most like this one, in words."""
     doubts: tuple[str, ...]
     """Why the recorded runs may not carry over, in words."""
+    outside: tuple[str, ...]
+    """Why nothing recorded tells what a setting costs here, in words; no loss is estimated then."""
+    no_answer: str
+    """Why no measurement on these rows can end in more than UNDECIDED, and what would; empty where one can."""
     cautions: tuple[str, ...]
     """What is wrong or risky whatever a measurement says, a sentence each."""
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        from rightrank.estimates.shown import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from rightrank.estimates.shown import as_html
+
+        return as_html(self)
 
     def setting(self, kind: Literal["guide", "yours"]) -> SettingEstimate | None:
         """The popular default, or the person's own setting."""
@@ -176,6 +196,17 @@ class Estimate:
     def to_json(self) -> str:
         """This estimate as JSON; numbers that do not exist are null."""
         return json.dumps({"kind": "estimate", **asdict(self)}, indent=1, allow_nan=False, ensure_ascii=False)
+
+
+def likeness_of(model: ModelShape, data: DataProfile, recipe: Recipe, steps: int) -> grids.Likeness:
+    """How the recorded runs compare with this one."""
+    return grids.likeness(
+        model.hidden,
+        steps,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        trained_tokens_a_row=data.trained_tokens_a_row,
+    )
 
 
 @dataclass(frozen=True)
@@ -199,6 +230,17 @@ class Check:
     notes: tuple[str, ...]
     estimate: Estimate | None
     recommendation: Recommendation | None
+
+    def __str__(self) -> str:
+        from rightrank.estimates.shown import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from rightrank.estimates.shown import as_html
+
+        return as_html(self)
 
     def to_json(self) -> str:
         """This answer as JSON; a measured one names its run directory instead of repeating it."""

@@ -18,6 +18,8 @@ import numpy as np
 from rightrank.recipe import alpha_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float
 
 # How far (log10 of the learning rate) a straight line is carried beyond a recorded grid of three or more. Chosen: one half-decade,
@@ -29,6 +31,10 @@ SAME = 1e-5
 WIDTH_EXPONENT = 0.78
 # Between models so unlike, or over so many more or fewer steps, that rule may be wrong by this factor either way. Assumed.
 UNSURE_FACTOR = 2.0
+# Beyond a model twice as wide or half as wide that rule is doubted. Beyond this factor in the width, the steps, the epochs, the batch or
+# the trained tokens of a row, nothing recorded tells what a setting costs. Chosen: one more octave. Measured once: in 24 steps on mbpp
+# r=16, alpha 32 at 2e-4 lost 56 % of the gain, where the recorded runs (300 to 600 steps) say 0.3 to 10.3.
+DOUBTED, OUTSIDE = 2.0, 4.0
 RANKS = (4, 8, 16, 32, 64, 128)
 
 
@@ -96,32 +102,55 @@ class Likeness:
     """Learning rates here are this many times the recorded ones."""
     unlike: tuple[str, ...]
     """Why the translation is unsure, in words; empty where the recorded model and recipe are close."""
-    too_short: bool = False
-    """Whether the run has so many fewer steps than any recorded one that nothing recorded tells what a setting costs in it.
-
-    Measured once: in 24 steps on mbpp r=16, alpha 32 at 2e-4 lost 56 % of the gain, where the recorded runs say 0.3 to 10.3.
-    """
+    outside: tuple[str, ...] = ()
+    """Why nothing recorded tells what a setting costs here, in words; empty where something may."""
+    other_run: bool = False
+    """Whether it is the run that is outside, and not the model alone: then no learning rate to start from is known either."""
 
     @property
     def shifts(self) -> tuple[float, ...]:
         """Factors by which the translated learning rate may be wrong."""
-        return (1 / UNSURE_FACTOR, 1.0, UNSURE_FACTOR) if self.unlike else (1.0,)
+        return (1 / UNSURE_FACTOR, 1.0, UNSURE_FACTOR) if self.unlike or self.outside else (1.0,)
 
 
-def likeness(hidden: int, steps: int) -> Likeness:
-    """How far the recorded runs are from a model of this width, trained for ``steps`` optimiser steps."""
+def likeness(
+    hidden: int,
+    steps: int,
+    *,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    trained_tokens_a_row: float | None = None,
+) -> Likeness:
+    """How far the recorded runs are from a model of this width, trained for ``steps`` optimiser steps; None: as recorded."""
     recorded = records()
-    unlike = []
-    if not 0.5 <= hidden / recorded.hidden <= 2:
+    wide = hidden / recorded.hidden
+    unlike, outside = [], []
+    if _beyond(hidden, [recorded.hidden], OUTSIDE):
+        outside.append(f"your model is {_times(wide)} as wide as the recorded one")
+    elif _beyond(hidden, [recorded.hidden], DOUBTED):
         unlike.append(
-            f"this model is {_times(hidden / recorded.hidden)} as wide as the recorded one, so learning rates are translated by a"
-            " published rule"
+            f"this model is {_times(wide)} as wide as the recorded one, so learning rates are translated by a published rule"
         )
-    fewest, most = min(s.steps for s in recorded.sets), max(s.steps for s in recorded.sets)
-    too_short = steps < fewest / 3
-    if too_short or steps > 3 * most:
-        unlike.append(f"your run has {steps:,} steps, the recorded ones {fewest} to {most}")
-    return Likeness((recorded.hidden / hidden) ** WIDTH_EXPONENT, tuple(unlike), too_short)
+    counted = [s.steps for s in recorded.sets]
+    tokens = [s.trained_tokens_a_row for s in recorded.sets]
+    runs: list[str] = []
+    if _beyond(steps, counted, OUTSIDE):
+        runs.append(f"your run has {steps:,} steps; the recorded runs had {min(counted)} to {max(counted)}")
+    if trained_tokens_a_row is not None and _beyond(trained_tokens_a_row, tokens, OUTSIDE):
+        runs.append(
+            f"your rows have {trained_tokens_a_row:,.0f} trained tokens each; the recorded ones had {min(tokens):.0f} to {max(tokens):.0f}"
+        )
+    if epochs is not None and _beyond(epochs, [recorded.epochs], OUTSIDE):
+        runs.append(f"your run has {epochs:g} epochs; the recorded runs had {recorded.epochs:g}")
+    if batch_size is not None and _beyond(batch_size, [recorded.batch_size], OUTSIDE):
+        runs.append(f"your batch has {batch_size} rows; the recorded ones had {recorded.batch_size}")
+    factor = (recorded.hidden / hidden) ** WIDTH_EXPONENT
+    return Likeness(factor, tuple(unlike), (*runs, *outside), bool(runs))
+
+
+def _beyond(value: float, recorded: Sequence[float], factor: float) -> bool:
+    """Whether ``value`` is less than the least, or more than the most, of what was recorded by more than ``factor``."""
+    return value * factor < min(recorded) or value > factor * max(recorded)
 
 
 def price(rank: int, learning_rate: float, like: Likeness) -> Price | None:
@@ -200,6 +229,8 @@ class Records:
 
     model: str
     hidden: int
+    epochs: float
+    batch_size: int
     sets: tuple[RecordedSet, ...]
 
     @property
@@ -212,7 +243,8 @@ class Records:
 def records() -> Records:
     """The recorded sets."""
     raw: dict[str, Any] = json.loads((Path(__file__).parent / "recorded.json").read_text(encoding="utf-8"))
-    return Records(raw["model"], raw["hidden"], tuple(_set(one) for one in raw["sets"]))
+    every = tuple(_set(one) for one in raw["sets"])
+    return Records(raw["model"], raw["hidden"], raw["epochs"], raw["batch_size"], every)
 
 
 def _set(raw: dict[str, Any]) -> RecordedSet:

@@ -23,7 +23,8 @@ SCOUT_RANKS = (8, 32, 128)
 CANDIDATE_RANKS = (4, 8, 16, 32, 64, 128)
 # Evaluation may cost this share of the training it judges, so that most of the time goes into training. Assumed.
 EVALUATION_SHARE = 0.3
-FEWEST_HELD_OUT = 24
+# With fewer than these on a side nothing can be certified (stats.paired.FEWEST_EXAMPLES).
+FEWEST_HELD_OUT = 30
 # Paired standard error against the nearest rival with 300 held-out examples, in percent of the gain: 0.75 measured on nl2bash
 # (SmolLM2-135M), 0.1 to 0.8 on four other sets. It shrinks as one over the root of their number.
 PAIRED_ERROR_PERCENT, PAIRED_ERROR_EXAMPLES = 0.75, 300
@@ -278,27 +279,3 @@ def _price(job: Job, speed: Speed, plan: Plan) -> float:
         stages += [(some, plan.scout_examples, plan.decide) for some in (grown, [*plan.scout_ranks]) if some]
     seconds = evaluation_seconds(job, speed, plan.decide + plan.score)
     return seconds + sum(stage_seconds(job, speed, *stage) for stage in stages)
-
-
-def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list[str]:
-    """The plan in words, for people in a hurry."""
-    runs = plan.devices * plan.planned_seconds / max(1e-9, plan.run_seconds)
-    on, of_each = (f" on {plan.devices} devices", " on each") if plan.devices > 1 else ("", "")
-    final = "all" if plan.final_examples == job.examples else f"{plan.final_examples:,} of {job.examples:,}"
-    lines = [
-        f"Plan: about {plan.planned_seconds / 60:.1f} min of {plan.budget_seconds / 60:.1f} allowed{on}"
-        f" ({runs:.1f} × one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB{of_each}.",
-        f"Learning rates on {plan.scout_examples:,} training rows, then ranks {', '.join(map(str, plan.ranks))} on {final};"
-        f" {plan.decide} held-out rows choose, {plan.score} others score.",
-        f"Differences under about {plan.resolvable_percent:.1f} % of the gain cannot be told apart with {plan.score} rows"
-        " (assumed from nl2bash; measured as it runs).",
-    ]
-    if plan.starved:
-        needed = math.ceil(plan.all_rows_seconds / 60)
-        lines.append("Too little time for runs of 50 steps: the answer can only be UNDECIDED.")
-        rows = "all your rows" if plan.most is None else f"the {plan.most:,} training rows drawn at random"
-        lines.append(f"--budget {needed} pays for every rank on {rows}.")
-    elif plan.final_examples < job.examples:
-        shorter = "" if plan.final_examples == plan.most else " A larger --budget shortens it."
-        lines.append(f"The step from there to all rows is extrapolated, and the intervals say so.{shorter}")
-    return lines

@@ -16,6 +16,8 @@ class Row:
     """One line of the table of choices, as text; ``chosen`` marks the answer, ``extrapolated`` a loss that was not measured."""
 
     label: str
+    names: str
+    """What a rank's best setting is besides: ``yours``, ``guide``; empty otherwise."""
     kind: str
     chosen: bool
     extrapolated: bool
@@ -35,33 +37,29 @@ class Row:
 def is_chosen(recommendation: Recommendation, option: Option) -> bool:
     """Whether ``option`` is the line of the table that ``recommendation.choice`` comes from."""
     choice = recommendation.choice
-    same = (option.rank, option.alpha, option.learning_rate) == (
+    return (option.rank, option.alpha, option.learning_rate) == (
         choice.rank,
         choice.alpha,
         choice.learning_rate,
     )
-    return option.kind == "tuned" and same
 
 
 def rows(recommendation: Recommendation) -> tuple[Row, ...]:
     """The table of choices: ranks at their best learning rate in order, then the user's own config, then the guides'."""
-    order = {"tuned": 0, "yours": 1, "guide": 2}
-    options = sorted(
-        recommendation.options, key=lambda option: (order[option.kind], option.rank, option.learning_rate)
-    )
-    return tuple(_row(recommendation, option) for option in options)
+    return tuple(_row(recommendation, option, names) for option, names in wording.distinct(recommendation))
 
 
-def _row(recommendation: Recommendation, option: Option) -> Row:
+def _row(recommendation: Recommendation, option: Option, names: str) -> Row:
     if not recommendation.gains or option.gain_lost is None:
         # A share of a gain that does not exist is no number.
         gain_lost = "–"
     elif option.verdict == "best":
         gain_lost = "best"
     else:
-        gain_lost = wording.percent_interval(option.gain_lost)
+        gain_lost = wording.percent_cell(option.gain_lost)
     return Row(
         label=wording.clean(option.label),
+        names=names if option.kind == "tuned" else "",
         kind=option.kind,
         chosen=is_chosen(recommendation, option),
         extrapolated=option.loss.source != "measured",

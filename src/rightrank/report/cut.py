@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rightrank import recommendation_html as wording
-from rightrank.report.facts import GAIN_LOST_SHORT, STATUS_NAMES
+from rightrank.recommendation_html import GAIN_LOST_SHORT
+from rightrank.report.facts import STATUS_NAMES
 from rightrank.report.page import page_parts
 from rightrank.report.terminal import STYLES, say
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rightrank import recommendation_html as wording
 
@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from rightrank.recommendation import Figure, Recommendation, Status
     from rightrank.report.trends import EpochFigure
 
+# stats.paired.FEWEST_EXAMPLES; reports read no statistics.
+FEWEST_TO_TRUST = 30
 GAIN_LOST = "gain lost: the share of what training gains over the base model that a choice gives away"
-GAIN_LOST_SHORT = "gain lost: what a choice gives away of what training gains over the base model"
 
 STATUS_NAMES: dict[Status, str] = {
     "NO_GAIN": "NO GAIN",
@@ -65,89 +66,6 @@ def extrapolation(recommendation: Recommendation) -> str:
     if top and any(option.loss.source == "extrapolated" for option in recommendation.options):
         return f"Measured to {top:,} rows; {data.train:,} extrapolated (intervals include it)."
     return ""
-
-
-_RECIPE_NAMES = {
-    "epochs": "epochs",
-    "batch_size": "batch size",
-    "max_length": "maximum length",
-    "over_long": "over-long rows",
-    "loss_on": "trained tokens",
-    "schedule": "schedule",
-    "warmup_ratio": "warm-up",
-    "weight_decay": "weight decay",
-    "max_grad_norm": "gradient clipping",
-    "dropout": "LoRA dropout",
-    "adam_betas": "Adam betas",
-    "adam_epsilon": "Adam epsilon",
-}
-_ORIGINS = {
-    "assumed": "assumed",
-    "given": "you gave it",
-    "config": "your config",
-    "trainer": "the trainer's default",
-}
-
-
-def recipe_lines(recommendation: Recommendation) -> tuple[tuple[str, str, str], ...]:
-    """Name, value and origin of every part of the recipe, in the reader's words."""
-    recipe = recommendation.recipe
-    return tuple(
-        (name, _recipe_value(field, getattr(recipe, field)), _ORIGINS[recipe.origins.get(field, "assumed")])
-        for field, name in _RECIPE_NAMES.items()
-    )
-
-
-def _recipe_value(field: str, value: Any) -> str:
-    if field == "warmup_ratio":
-        return f"{wording.short(100 * value)} % of the steps"
-    if field == "max_length":
-        return f"{value:,} tokens"
-    if field == "loss_on":
-        return "completions only" if value == "completion" else "prompts and completions"
-    if field == "over_long":
-        return "truncated" if value == "truncate" else "dropped"
-    if field == "adam_betas":
-        return " and ".join(wording.short(beta) for beta in value)
-    if field == "adam_epsilon":
-        return wording.learning_rate(value)
-    return wording.short(value) if isinstance(value, (int, float)) else str(value)
-
-
-def assumed(recommendation: Recommendation) -> str:
-    """What nobody gave and was therefore assumed, with its values."""
-    r = recommendation.recipe
-    phrases = {
-        "epochs": wording.epochs(r.epochs),
-        "batch_size": f"batch {r.batch_size}",
-        "max_length": f"up to {r.max_length:,} tokens",
-        "over_long": f"over-long rows {_recipe_value('over_long', r.over_long)}",
-        "loss_on": "loss on completions" if r.loss_on == "completion" else "loss on all tokens",
-        "schedule": f"{r.schedule} schedule",
-        "warmup_ratio": f"{wording.short(100 * r.warmup_ratio)} % warm-up",
-        "weight_decay": f"weight decay {wording.short(r.weight_decay)}",
-        "max_grad_norm": f"gradients clipped at {wording.short(r.max_grad_norm)}",
-        "dropout": f"LoRA dropout {wording.short(r.dropout)}",
-        "adam_betas": f"Adam betas {_recipe_value('adam_betas', r.adam_betas)}",
-        "adam_epsilon": f"epsilon {wording.learning_rate(r.adam_epsilon)}",
-    }
-    parts = [phrases[name] for name in phrases if r.origins.get(name, "assumed") == "assumed"]
-    return f"{'; '.join(parts)}." if parts else "Nothing: the whole recipe was given."
-
-
-def recipe(recommendation: Recommendation) -> str:
-    """The recipe on a line."""
-    r = recommendation.recipe
-    schedule = "constant rate" if r.schedule == "constant" else f"{r.schedule} decay"
-    warmup = f" after {wording.short(100 * r.warmup_ratio)} % warm-up" if r.warmup_ratio else ""
-    loss_on = "loss on completions" if r.loss_on == "completion" else "loss on all tokens"
-    source = f"; from {recommendation.recipe_from}" if recommendation.recipe_from else ""
-    return f"{wording.epochs(r.epochs)}, batch {r.batch_size}, up to {r.max_length:,} tokens, {schedule}{warmup}, {loss_on}{source}"
-
-
-def assumed_names(recommendation: Recommendation) -> str:
-    """The names alone of what was assumed; empty where the whole recipe was given."""
-    return ", ".join(name for name, _, origin in recipe_lines(recommendation) if origin == "assumed")
 
 
 def yours(recommendation: Recommendation) -> str:
@@ -278,9 +196,31 @@ def ranks(values: tuple[int, ...]) -> str:
 
 
 def still_possible(recommendation: Recommendation) -> tuple[int, ...]:
-    """Ranks in the table that nothing has ruled out."""
-    tuned = {option.rank for option in recommendation.options if option.kind == "tuned"}
+    """Ranks in the table that nothing has ruled out, each with learning rates of its own."""
+    tuned = {
+        option.rank
+        for option in recommendation.options
+        if option.kind == "tuned" and wording.searched(recommendation, option.rank)
+    }
     return tuple(sorted(tuned - set(recommendation.ruled_out)))
+
+
+def no_intervals(recommendation: Recommendation) -> str:
+    """Why the table has dashes in place of intervals; empty where it has none."""
+    lost = [option.gain_lost for option in recommendation.options if option.verdict != "best"]
+    if not recommendation.gains or not any(figure is not None and figure.low is None for figure in lost):
+        return ""
+    return f"–: no interval; {FEWEST_TO_TRUST} held-out rows must score for one, and fewer do."
+
+
+def gguf(recommendation: Recommendation) -> str:
+    """That no trainer runs the configs as they are, where they name a GGUF file; empty where they do not."""
+    if not recommendation.model.name.endswith(".gguf"):
+        return ""
+    return (
+        "These configs cannot run as they are: they name a GGUF file, which no trainer reads. Put the name of the model that it was made"
+        " from in its place."
+    )
 
 
 def price(figure: Figure | None) -> str:

@@ -103,7 +103,7 @@ def rank_figure(recommendation: Recommendation) -> RankFigure:
     """Gain lost against rank; held-out loss where training gains nothing, since there is no gain to lose then."""
     margin = recommendation.margin if recommendation.gains else None
     measure: Measure = "loss" if margin is None else "gain lost"
-    points = [_curve_point(recommendation, option, measure) for option in recommendation.options]
+    points = [_curve_point(recommendation, option, measure) for option, _ in wording.distinct(recommendation)]
     tuned, yours, guides = (
         tuple(sorted((p for p in points if p.kind == kind), key=lambda p: (p.learning_rate, p.rank)))
         for kind in ("tuned", "yours", "guide")

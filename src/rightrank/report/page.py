@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rightrank import recommendation_html as wording
-from rightrank.report import besides, choices, facts, figures, trends
+from rightrank.report import besides, choices, facts, figures, recipe_words, trends
 from rightrank.report.charts import epoch_chart, map_chart, rank_chart, size_chart
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def render(recommendation: Recommendation, configs: Mapping[str, str] | None = N
     return template.render(
         r=recommendation,
         facts=facts,
+        recipe_words=recipe_words,
         besides=besides,
         wording=wording,
         clean=wording.clean,

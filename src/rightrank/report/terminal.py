@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from rightrank import recommendation_html as wording
-from rightrank.report import besides, choices, facts
+from rightrank.report import besides, choices, facts, recipe_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -24,7 +24,8 @@ STYLES: dict[Status, str] = {
     "CEILING": "bold magenta",
     "SETTLED": "bold green",
 }
-_LABEL_WIDTH = 29
+# Of the column before the loss, arrow included; it grows up to the second, at which lines have 80 characters.
+_LABEL_WIDTH, _LONGEST_LABEL = 29, 27
 
 
 def print_recommendation(
@@ -45,8 +46,8 @@ def print_recommendation(
     console.print()
     say(console, facts.data(recommendation))
     say(console, facts.model(recommendation))
-    say(console, facts.recipe(recommendation))
-    assumed = facts.assumed_names(recommendation)
+    say(console, recipe_words.line(recommendation))
+    assumed = recipe_words.assumed_names(recommendation)
     if assumed:
         say(console, f"Assumed: {assumed}", "dim")
     console.print()
@@ -93,22 +94,28 @@ def _no_gain(recommendation: Recommendation, console: Console) -> None:
 
 def _table(recommendation: Recommendation, console: Console) -> None:
     rows = choices.rows(recommendation)
-    head = f"{'':{_LABEL_WIDTH}}{'loss':>7}  {' gain lost [95 %]':<21}{'exact':>6}{'train GiB':>11}"
+    labels = [_label(row) for row in rows]
+    width = max(_LABEL_WIDTH, *(min(len(label), _LONGEST_LABEL) + 6 for label in labels))
+    head = f"{'':{width}}{'loss':>7}  {' gain lost [95 %]':<21}{'exact':>6}{'train GiB':>11}"
     console.print(Text(head, style="dim"), soft_wrap=True)
-    for row in rows:
-        label = row.label if row.kind != "tuned" else f"{row.label:<5} lr {row.learning_rate}"
-        if len(label) > _LABEL_WIDTH - 6:
-            label = label[: _LABEL_WIDTH - 7] + "…"
+    for row, name in zip(rows, labels, strict=True):
+        label = name if len(name) <= width - 6 else name[: width - 7] + "…"
         arrow = "<--" if row.chosen else ""
         loss = ("~" if row.extrapolated else "") + row.loss
         value, bracket, interval = row.gain_lost.partition(" [")
         lost = f"{value:>6}{bracket}{interval}"
-        line = (
-            f" {label:<{_LABEL_WIDTH - 6}} {arrow:<3} {loss:>7}  {lost:<21}{row.exact:>6}{row.train_gib:>11}"
-        )
+        line = f" {label:<{width - 6}} {arrow:<3} {loss:>7}  {lost:<21}{row.exact:>6}{row.train_gib:>11}"
         console.print(Text(line, style="bold" if row.chosen else ""), soft_wrap=True)
     if recommendation.gains:
-        say(console, facts.GAIN_LOST_SHORT, "dim")
+        say(console, wording.GAIN_LOST_SHORT, "dim")
+    if facts.no_intervals(recommendation):
+        say(console, facts.no_intervals(recommendation), "dim")
+
+
+def _label(row: choices.Row) -> str:
+    if row.kind != "tuned":
+        return row.label
+    return f"{row.label:<5} lr {row.learning_rate}{f' ({row.names})' if row.names else ''}"
 
 
 def _undecided(recommendation: Recommendation, console: Console) -> None:
@@ -171,7 +178,23 @@ def _closing(recommendation: Recommendation, console: Console, paths: Mapping[st
         say(console, f"Note: {warning}", "yellow")
     if recommendation.status == "NO_GAIN":
         say(console, f"If you train anyway: {wording.use(recommendation.choice, recommendation.model)}")
-    files = [f"{wording.clean(label)}: {wording.clean(str(path))}" for label, path in paths.items()]
+    _files(recommendation, console, paths)
+
+
+def _files(recommendation: Recommendation, console: Console, paths: Mapping[str, str | Path]) -> None:
+    """What was written: what lies in the report's folder and needs no more said by its name alone."""
+    folder = Path(paths["Report"]).parent if "Report" in paths else None
+    beside = [label for label, path in paths.items() if label != "Report" and Path(path).parent == folder]
+    beside = [label for label in beside if not str(paths[label]).endswith(")")]
+    files = [
+        f"{wording.clean(label)}: {wording.clean(str(path))}"
+        for label, path in paths.items()
+        if label not in beside or len(beside) == 1
+    ]
     together = "   ".join(files)
     for line in [together] if len(together) <= console.width else files:
         console.print(Text(line), soft_wrap=True)
+    if len(beside) > 1:
+        say(console, f"Beside it: {', '.join(Path(paths[label]).name for label in beside)}")
+    if len(paths) > 2 and facts.gguf(recommendation):
+        say(console, facts.gguf(recommendation), "yellow")

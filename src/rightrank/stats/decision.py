@@ -17,7 +17,7 @@ import numpy as np
 from rightrank.stats import words
 from rightrank.stats.paired import FEWEST_EXAMPLES, TAIL, Estimate, Sampled, interval
 from rightrank.stats.prices import less_accurate
-from rightrank.stats.results import Decision, Drift, Margin, RunPoint, Status
+from rightrank.stats.results import Decision, Drift, Margin, RunPoint, Status, without_intervals
 from rightrank.stats.rungs import Measured, measure
 from rightrank.stats.support import (
     deciding_contrast,
@@ -88,9 +88,10 @@ def decide(
         gain == "sure" and standing.gain.low > 0
     )  # otherwise there is nothing that a share could be taken of
     # A bound on what a choice may lose needs something to compare it with, and runs and rows that are to be trusted.
-    basis = not evidence.starved and len(candidates) > 1 and len(top.judge_E) >= FEWEST_EXAMPLES
+    trusted = len(top.judge_E) >= FEWEST_EXAMPLES
+    basis = not evidence.starved and len(candidates) > 1 and trusted
     comparable = certain and basis
-    return Decision(
+    decision = Decision(
         status=status,
         reasons=reasons,
         choice=data.settings[u],
@@ -103,15 +104,17 @@ def decide(
         frequency_loss=_level(standing.base, 1),
         gain=standing.gain,
         ruled_out=tuple(c.rank for c in candidates if c.lost.low > margin.percent) if comparable else (),
-        drift=with_more_data(data, standing, u, margin) if certain else Drift(None, None, ()),
+        drift=with_more_data(data, standing, u, margin) if certain and trusted else Drift(None, None, ()),
         deciding=deciding_contrast(data, standing, u, margin) if comparable else None,
         runs=run_points(evidence, data),
         seed_noise=noise_summary(data),
-        resolvable_difference_percent=resolvable_percent(data, standing) if certain else None,
+        resolvable_difference_percent=resolvable_percent(data, standing) if certain and trusted else None,
         measured_examples=top.examples,
         extrapolated=standing.examples > top.examples,
+        trusted=trusted,
         warnings=warnings_for(data, standing, u),
     )
+    return decision if trusted else without_intervals(decision)
 
 
 def _candidates(data: Measured, standing: Standing, margin: Margin) -> list[Candidate]:
@@ -134,7 +137,7 @@ def _nothing_finite(evidence: Evidence, data: Measured) -> Decision:
     nothing = tuple(RunPoint(None, None) for _ in evidence.rank_C)
     return Decision(
         "UNDECIDED", (words.NOTHING_FINITE,), setting, None, (), setting, None, None, None, None, None, (),
-        Drift(None, None, ()), None, nothing, noise_summary(data), None, int(evidence.examples_C.max()), False, (),
+        Drift(None, None, ()), None, nothing, noise_summary(data), None, int(evidence.examples_C.max()), False, False, (),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ FEWEST_EFFECTIVE = 10.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the ends of its 95 % interval."""
+    """A number and the ends of its 95 % interval; NaN ends: none that is to be trusted."""
 
     value: float
     low: float

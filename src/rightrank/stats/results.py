@@ -1,15 +1,18 @@
 """The answer of the statistics. Plain values: no arrays, no formats.
 
-Percentages of the gain: 100 × (loss − best loss) / (base loss − best loss). All intervals are 95 %.
+Percentages of the gain: 100 × (loss − best loss) / (base loss − best loss). All intervals are 95 %; their ends are NaN where too few
+held-out examples score for them to mean anything (``Decision.trusted``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import math
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from rightrank.stats.paired import Estimate
 
 if TYPE_CHECKING:
-    from rightrank.stats.paired import Estimate
     from rightrank.stats.rungs import Setting
 
 Status = Literal["NO_GAIN", "UNDECIDED", "FLAT", "CEILING", "SETTLED"]
@@ -141,4 +144,25 @@ class Decision:
     measured_examples: int
     """Training examples of the largest size that the answer rests on."""
     extrapolated: bool
+    trusted: bool
+    """Whether enough held-out examples score for an interval to mean anything."""
     warnings: tuple[str, ...]
+
+
+def without_intervals(decision: Decision) -> Decision:
+    """``decision`` with every interval's ends NaN, and a verdict on no choice but the best."""
+    bare: Decision = _bare(decision)
+    judged = tuple(
+        price if price.verdict == "best" else replace(price, verdict="cannot tell") for price in bare.choices
+    )
+    return replace(bare, choices=judged)
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, Estimate):
+        return Estimate(value.value, math.nan, math.nan)
+    if isinstance(value, tuple):
+        return tuple(map(_bare, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _bare(getattr(value, f.name)) for f in fields(value)})
+    return value

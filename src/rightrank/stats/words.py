@@ -24,7 +24,7 @@ NO_ACCURACY = "How many completions are right was not evaluated; the answer rest
 
 def few_ranks(ranks: int) -> str:
     """Too few ranks to compare."""
-    return f"Only {ranks} rank{'s have' if ranks != 1 else ' has'} a finite loss; at least 3 are needed."
+    return f"Only {ranks} rank{'s' if ranks != 1 else ''} could be compared; at least 3 are needed."
 
 
 def one_size(measured: int, wanted: int) -> str:

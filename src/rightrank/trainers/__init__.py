@@ -7,12 +7,15 @@ gives it the answer.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightrank.errors import ConfigurationError, UserError
 from rightrank.trainers import yaml_file
+from rightrank.trainers.keys import DID_YOU_MEAN
+from rightrank.trainers.row_formats import stated
 from rightrank.trainers.settings import places
 
 if TYPE_CHECKING:
@@ -84,7 +87,17 @@ def read_config(path: str | Path) -> TrainerConfig:
     """
     document = yaml_file.read(path)
     found: TrainerConfig = _owner(document.values, document.name).read(document, Path(path).expanduser())
-    return found
+    for words, value in zip(("rank", "alpha", "learning rate"), found.yours or (), strict=False):
+        if value <= 0:
+            raise ConfigurationError(
+                f"{document.name}: the {words} is {value:g}, which is not above zero.", "Mend that line."
+            )
+    misspelt = tuple(
+        f"Misspelt? {document.name} has {key}. As it stands it is not read, and the trainer's default counts."
+        for key in found.unread
+        if DID_YOU_MEAN in key
+    )
+    return replace(found, row_format=stated(found.trainer, document.values), notes=(*misspelt, *found.notes))
 
 
 def edit_config(config: TrainerConfig, recommendation: Recommendation) -> EditedConfig:

@@ -166,7 +166,7 @@ def read(document: Document, path: Path) -> TrainerConfig:
     )
     modules = _modules(keys, notes)
     rank, alpha, rate = keys.whole("lora_r"), keys.number("lora_alpha"), keys.number("learning_rate")
-    if rank is not None and alpha is not None and keys.flag("peft_use_rslora"):
+    if keys.flag("peft_use_rslora") and rank is not None and alpha is not None:
         alpha *= rank**0.5
         notes.append(f"rsLoRA's scale was folded: alpha {alpha:.4g} divided by the rank is the same.")
     if keys.flag("sample_packing"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003
 from typing import Literal
 
-from rightrank.recipe import LossOn, Recipe
+from rightrank.recipe import LossOn, Recipe, RowFormat
 
 Quantization = Literal["4-bit", "8-bit"]
 
@@ -41,10 +41,13 @@ class TrainerConfig:
     quantization: Quantization | None = None
     """How the trainer loads the base; None: as it is."""
     seed: int | None = None
+    row_format: RowFormat | None = None
+    """How the trainer reads the rows; None: it looks for itself, or the config names the columns."""
     unread: tuple[str, ...] = ()
-    """Keys of the config that change nothing here, as they are written there."""
+    """Keys of the config that change nothing here, as they are written there; one that looks misspelt with what may be meant."""
     notes: tuple[str, ...] = ()
-    """What was folded, assumed, or is measured otherwise than that trainer would train, a sentence each."""
+    """What was folded, assumed, or is measured otherwise than that trainer would train, a sentence each; what looks like a mistake
+    comes first."""
 
 
 @dataclass(frozen=True)

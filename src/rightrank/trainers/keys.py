@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,17 @@ from rightrank.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+DID_YOU_MEAN = "did you mean "
+# How alike two names must be for one to be a misspelling of the other. Chosen: num_epochs and num_train_epochs are alike by 0.77,
+# lora_rank and lora_r by 0.8; of TRL's own keys none is taken for another (tests).
+ALIKE = 0.76
+# Words of keys that trainers have beside one of the same name that is read: per_device_eval_batch_size.
+_OTHERS = frozenset(
+    ("eval", "evaluation", "test", "val", "validation", "save", "logging", "hub", "ref", "reward", "optim", "local", "pattern", "pad",
+     "kwargs", "eff")
+)  # fmt: skip
 
 
 class Keys:
@@ -107,13 +119,24 @@ class Keys:
         return part
 
     def unread(self) -> tuple[str, ...]:
-        """Keys that were there and that nobody asked for, in the file's order, those of the parts behind."""
-        own = [
-            f"{self.prefix}{key}"
-            for key, value in self.values.items()
-            if key not in self._read and value is not None
-        ]
-        return (*(cleaned(key, 80) for key in own), *(key for part in self._parts for key in part.unread()))
+        """Keys that were there and that nobody asked for, in the file's order, those of the parts behind.
+
+        One that looks like a misspelt name of a key that is not there ends in what may be meant: ``lora_rank (did you mean lora_r?)``.
+        """
+        own = [key for key, value in self.values.items() if key not in self._read and value is not None]
+        return (
+            *(cleaned(f"{self.prefix}{key}", 80) + self._meant(str(key)) for key in own),
+            *(key for part in self._parts for key in part.unread()),
+        )
+
+    def _meant(self, key: str) -> str:
+        """What ``key`` may be a misspelling of, in brackets; empty where it may well be a key of its own."""
+        if _OTHERS.intersection(key.lower().split("_")):
+            return ""
+        stem = _stem(key)
+        missing = [name for name in self._read if self.values.get(name) is None and _stem(name) != stem]
+        near = difflib.get_close_matches(key, missing, n=1, cutoff=ALIKE) if len(key) > 3 else []
+        return f" ({DID_YOU_MEAN}{near[0]}?)" if near else ""
 
     def wrong(self, names: tuple[str, ...], value: object, wanted: str) -> ConfigurationError:
         """The error that says so."""
@@ -122,3 +145,8 @@ class Keys:
             f"{self.name}: {self.prefix}{key} is {cleaned(str(value), 60)}, which is not {wanted}.",
             "Mend that line.",
         )
+
+
+def _stem(key: str) -> str:
+    """``key`` without its digits: load_in_4bit and load_in_8bit, adam_beta2 and adam_beta3 are keys of one kind."""
+    return "".join(character for character in key if not character.isdigit())

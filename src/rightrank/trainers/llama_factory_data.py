@@ -66,7 +66,7 @@ def named_data(keys: Keys) -> DataSets:
         )
     if folder == "ONLINE":
         return DataSets(names[0], held_out=held[0] if len(held) == 1 else None)
-    known = _known(Path(folder))
+    known = known_data_sets(Path(folder))
     if known is None:
         return DataSets(
             notes=(
@@ -85,7 +85,8 @@ def named_data(keys: Keys) -> DataSets:
     return DataSets(*train, held_out=other[0] if other else None)
 
 
-def _known(folder: Path) -> dict[str, Any] | None:
+def known_data_sets(folder: Path) -> dict[str, Any] | None:
+    """What ``dataset_info.json`` in ``folder`` says; None where there is none that can be read."""
     try:
         with (folder.expanduser() / FILE_NAME).open("rb") as stream:
             known = json.loads(stream.read(_LARGEST_BYTES))

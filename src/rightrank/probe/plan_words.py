@@ -1,0 +1,43 @@
+"""The plan in words, said before anything is measured."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rightrank.probe.plan import FEWEST_HELD_OUT
+
+if TYPE_CHECKING:
+    from rightrank.probe.plan import Job, Plan
+
+
+def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list[str]:
+    """The plan in words, for people in a hurry."""
+    runs = plan.devices * plan.planned_seconds / max(1e-9, plan.run_seconds)
+    on, of_each = (f" on {plan.devices} devices", " on each") if plan.devices > 1 else ("", "")
+    final = "all" if plan.final_examples == job.examples else f"{plan.final_examples:,} of {job.examples:,}"
+    lines = [
+        f"Plan: about {plan.planned_seconds / 60:.1f} min of {plan.budget_seconds / 60:.1f} allowed{on}"
+        f" ({runs:.1f} × one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB{of_each}.",
+        f"Learning rates on {plan.scout_examples:,} training rows, then ranks {', '.join(map(str, plan.ranks))} on {final};"
+        f" {plan.decide} held-out rows choose, {plan.score} others score.",
+    ]
+    if plan.score < FEWEST_HELD_OUT:
+        return [
+            *lines,
+            f"Only {plan.score} rows score, and {FEWEST_HELD_OUT} are the least for an interval: the answer can only be UNDECIDED."
+            f" Name {2 * FEWEST_HELD_OUT} held-out rows with --eval-data; more time does not help.",
+        ]
+    lines.append(
+        f"Differences under about {plan.resolvable_percent:.1f} % of the gain cannot be told apart with {plan.score} rows"
+        " (assumed from nl2bash; measured as it runs)."
+    )
+    if plan.starved:
+        needed = math.ceil(plan.all_rows_seconds / 60)
+        lines.append("Too little time for runs of 50 steps: the answer can only be UNDECIDED.")
+        rows = "all your rows" if plan.most is None else f"the {plan.most:,} training rows drawn at random"
+        lines.append(f"--budget {needed} pays for every rank on {rows}.")
+    elif plan.final_examples < job.examples:
+        shorter = "" if plan.final_examples == plan.most else " A larger --budget shortens it."
+        lines.append(f"The step from there to all rows is extrapolated, and the intervals say so.{shorter}")
+    return lines
