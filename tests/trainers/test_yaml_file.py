@@ -212,3 +212,10 @@ def test_keys_that_nobody_asked_for_are_unread() -> None:
     ):
         with pytest.raises(UserError, match=r"c\.yml: \w+ is "):
             ask()
+
+
+def test_nesting_has_an_end() -> None:
+    deepest = yaml_file.DEEPEST - 1
+    assert yaml_file.parse("a: " + "[" * deepest + "]" * deepest, "c.yml").values
+    with pytest.raises(UserError, match="nested more than 100 levels deep"):
+        yaml_file.parse("a: " + "[" * (deepest + 1) + "]" * (deepest + 1), "c.yml")
