@@ -166,11 +166,11 @@ def _again(prepared: Prepared, table: LossTable, pack: Pack, place: tuple[int, i
     """Train the configuration alone; what once trained beside others may differ by rounding then."""
     alone = replace(pack, configurations=(pack.configurations[place[1]],))
     result = prepared.executor.train(alone, export_to=None, on_step=lambda share: None)
-    assert table.base is not None
+    base = table.base or prepared.executor.evaluate_base()  # damaged, perhaps: it is named among the files
     return compare(
         table.results[place[0]].loss_KE[place[1]],
         result.loss_KE[0],
-        table.base.loss_KE[0],
+        base.loss_KE[0],
         np.array([e.trained_tokens for e in (*prepared.executor.decide, *prepared.executor.score)]),
     )
 
