@@ -156,7 +156,7 @@ def main() -> None:
 
     chosen = [target for target in targets() if wanted.reader in target.name]
     if wanted.only is not None:
-        [target] = chosen
+        target = chosen[0]
         with tempfile.TemporaryDirectory() as name:
             target.spoil(Path(name), random.Random(f"{wanted.seed}-{target.name}-{wanted.only}"))
             target.use(Path(name))

@@ -176,7 +176,13 @@ def _as_kept(folder: Path, label: dict[str, Any]) -> Finished | None:
         return None
     if any(found.get(name) != value for name, value in label.items()):
         return None
-    return Finished(str(folder), label["examples"], found.get("minutes", 0.0), found.get("train_loss"))
+    minutes, loss = found.get("minutes"), found.get("train_loss")
+    return Finished(
+        str(folder),
+        label["examples"],
+        minutes if isinstance(minutes, float) else 0.0,
+        loss if isinstance(loss, float) else None,
+    )
 
 
 def _draft(folder: Path) -> Path:

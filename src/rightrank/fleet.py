@@ -14,6 +14,7 @@ from rightrank import recommendation_html as wording
 from rightrank.cuts.result import FILE_NAME, CutResult
 from rightrank.errors import DataError, UserError
 from rightrank.recommendation import Recommendation
+from rightrank.runs.durable import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +105,7 @@ def read_tenant(path: Path) -> Tenant:
             mend = f"Run `rightrank cut {path} DATA` first: what its cuts lose must be measured."
         raise UserError(f"{wording.clean(str(path))} holds no answer.", mend)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         return _cut_tenant(path, text) if file.name == FILE_NAME else _run_tenant(path, text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{wording.clean(str(file))} cannot be read.", "Name another.") from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path as Place
 
 import pytest
 import torch
@@ -121,3 +124,32 @@ def test_memory_is_foreseen_within_a_tenth(adapters: int, recomputed: bool) -> N
     taken = torch.cuda.max_memory_allocated() / GIB
     foreseen = memory.peak_gib(parameters, adapters * sum(len(e.token_ids_T) for e in examples))
     assert 0.9 < foreseen / taken < 1.1
+
+
+def trained_bits(way: Way, longest: int) -> bytes:
+    """Every held-out loss of a run that begins from nothing, and every trained number."""
+    base, examples = base_on_gpu(torch.bfloat16), random_examples(48, longest=longest)
+    with open_run(Path(True, "", way), base, SPECS, dropout=0.0, longest=longest) as run:
+        run.train(examples, RECIPE, seed=0, capacity=2048)
+        held_out = run.evaluate(examples[:16], 2048)
+        return held_out.loss_KE.tobytes() + b"".join(m.cpu().numpy().tobytes() for m in run.bank.masters)
+
+
+@pytest.mark.parametrize("way", ["captured", "compiled"])
+def test_a_run_of_short_rows_repeats_its_bits(way: Way) -> None:
+    """Rows of up to ``varlen.SHORT`` tokens: nothing on their way adds up in any order."""
+    assert trained_bits(way, 100) == trained_bits(way, 100)
+
+
+IN_A_PROCESS = (
+    "import hashlib, sys; sys.path[:0] = sys.argv[1:3]\n"
+    "from test_on_gpu import trained_bits\n"
+    "print(hashlib.sha256(trained_bits('captured', 100)).hexdigest())"
+)
+
+
+def test_another_process_gives_the_same_bits() -> None:
+    here = Place(__file__).parent
+    command = [sys.executable, "-c", IN_A_PROCESS, str(here), str(here.parent)]
+    said = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    assert said[0] == said[1] and len(said[0].strip()) == 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 
 import rightrank
 from rightrank import Recipe, Recommendation, UserError
+from rightrank.runs.durable import read_json, write_json
 from small_run import save_model, save_rows, small_rows
 
 if TYPE_CHECKING:
@@ -147,6 +149,25 @@ def test_a_resumed_run_takes_what_is_measured(
     assert again.forgetting == answer.forgetting
     assert len(after) == len(before) + 1, "only the untrained model, to see that the command still works"
     assert again.own_measure is not None and again.own_measure.values == answer.own_measure.values  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("nonsense", ["x", {"loss": ["x"], "right": [1]}, 1e300, {"loss": [1.0], "right": 5}])
+def test_kept_values_that_nothing_can_have_given_do_not_count(
+    answer: Recommendation, folder: Path, monkeypatch: pytest.MonkeyPatch, nonsense: Any
+) -> None:
+    """Under checksums that are right."""
+    monkeypatch.chdir(folder)
+    shutil.rmtree(folder / "odd", ignore_errors=True)
+    shutil.copytree(folder / "run", folder / "odd")
+    for name in ("old_skills.json", "own_measure.json"):
+        found = read_json(folder / "odd" / name)
+        write_json(folder / "odd" / name, {**found, "values": dict.fromkeys(found["values"], nonsense)})
+    again = ask(folder, "odd", resume=True)
+    assert again.choice == answer.choice
+    assert again.own_measure is None or {v.value for v in again.own_measure.values} <= {
+        v.value
+        for v in answer.own_measure.values  # type: ignore[union-attr]
+    }
 
 
 def test_answers_of_before_still_load(answer: Recommendation) -> None:

@@ -73,6 +73,7 @@ def test_a_flood_is_not_held_in_memory_and_ends_in_its_number(tmp_path: Path) ->
         ("pass", "printed no number"),
         ("print(float('nan'))", "printed nan, which is no finite number"),
         ("print('-Infinity')", "printed -inf"),
+        ("print(-1e200)", "printed -1e+200, which is too large to be compared"),
     ],
 )
 def test_what_is_no_number_is_one_sentence(code: str, words: str, tmp_path: Path) -> None:
@@ -88,6 +89,7 @@ def test_what_is_no_number_is_one_sentence(code: str, words: str, tmp_path: Path
         ("", "names no command"),
         ("python 'eval.py", "cannot be split into words: no closing quotation"),
         ("no-such-program-here eval.py", "is no program here"),
+        ("cat \0", "holds a zero byte"),
     ],
 )
 def test_a_command_that_cannot_be_started_is_refused_beforehand(text: str, words: str) -> None:

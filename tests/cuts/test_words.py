@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
+from rightrank.cuts.result import CutResult
 from rightrank.cuts.words import reasons
-from samples_of_cuts import line
+from rightrank.errors import DataError
+from samples_of_cuts import a_cut, line
 
 
 def said(half):
@@ -17,3 +23,10 @@ def said(half):
 def test_a_control_that_is_better_is_told_as_surely_as_it_is_known():
     assert "scaled by 0.8 the adapter gains 20.0 % more" in said(half=5.0)
     assert "scaled by 0.8 the adapter may gain 20.0 % more" in said(half=30.0)
+
+
+def test_an_answer_without_the_line_that_it_chose_is_damaged():
+    assert CutResult.from_json(a_cut().to_json()) == a_cut()
+    for changes in ({"choice": "r=5"}, {"best": "r=5"}, {"lines": a_cut().lines[:2]}):
+        with pytest.raises(DataError, match="damaged"):
+            CutResult.from_json(replace(a_cut(), **changes).to_json())

@@ -70,21 +70,29 @@ def changed(value: Any, rng: Random, times: int = 1) -> Any:
     """A copy of a JSON value with something replaced, deleted, renamed, doubled or added."""
     value = copy.deepcopy(value)
     for _ in range(times):
-        inside = places(value)
-        if not inside:
-            return odd_value(rng)
-        container, key = rng.choice(inside)
-        what = rng.randrange(6)
-        if what <= 2:
-            container[key] = odd_value(rng)
-        elif what == 3:
-            del container[key]
-        elif isinstance(container, dict):
-            container[rng.choice([*ODD_TEXT, "text", "prompt", "label", "r", "a" * 200])] = (
-                container.pop(key) if what == 4 else odd_value(rng)
-            )
-        else:
-            container.insert(key, copy.deepcopy(container[key]))
+        try:
+            value = _changed(value, rng)
+        except RecursionError:  # what is nested already was put into what is nested
+            return value
+    return value
+
+
+def _changed(value: Any, rng: Random) -> Any:
+    inside = places(value)
+    if not inside:
+        return odd_value(rng)
+    container, key = rng.choice(inside)
+    what = rng.randrange(6)
+    if what <= 2:
+        container[key] = odd_value(rng)
+    elif what == 3:
+        del container[key]
+    elif isinstance(container, dict):
+        container[rng.choice([*ODD_TEXT, "text", "prompt", "label", "r", "a" * 200])] = (
+            container.pop(key) if what == 4 else odd_value(rng)
+        )
+    else:
+        container.insert(key, copy.deepcopy(container[key]))
     return value
 
 

@@ -15,7 +15,7 @@ from rightrank.errors import UserError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 MOST_CHARACTERS = 400
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -96,6 +96,18 @@ def _spoiled_header(content: bytes, rng: random.Random, times: int) -> bytes:
     return claimed.to_bytes(8, "little") + header + content[8 + length :]
 
 
+def resealed(content: bytes, rng: random.Random) -> bytes:
+    """JSON of ours with values changed and a checksum that is right: anybody can write one."""
+    from rightrank.runs.durable import CHECKSUM, sealed
+
+    plain = {key: value for key, value in json.loads(content).items() if key != CHECKSUM}
+    value = mutate.changed(plain, rng, rng.choice([1, 1, 2, 4]))
+    try:
+        return mutate.written(sealed(value), rng) if isinstance(value, dict) else mutate.written(value, rng)
+    except (ValueError, RecursionError):  # nothing that JSON holds
+        return mutate.written(value, rng)
+
+
 def verdict(call: Callable[[], Any]) -> str:
     """``valid`` or ``refused``; AssertionError where a refusal is none that a person can read. All else is raised."""
     try:
@@ -106,6 +118,18 @@ def verdict(call: Callable[[], Any]) -> str:
             assert text.isprintable() and len(text) <= MOST_CHARACTERS, f"not to be shown: {text!r}"
         return "refused"
     return "valid"
+
+
+def shown_as_it_is(lines: Iterable[str]) -> None:
+    """AssertionError where a line that a command prints holds what a terminal acts upon."""
+    from rich.console import Console
+
+    from rightrank.progress import say
+
+    for line in lines:
+        out = io.StringIO()
+        say(Console(file=out, width=100), line)
+        assert out.getvalue().removesuffix("\n").isprintable(), f"not to be shown: {out.getvalue()!r}"
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------------------
@@ -265,7 +289,7 @@ def _import_adapter(folder: Path) -> None:
     import_adapter(_bank(), 0, folder)
 
 
-# --- answers and configs ----------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -292,53 +316,6 @@ def _read_answer(folder: Path) -> Any:
     return answer
 
 
-CONFIGS = {
-    "axolotl.yml": b"base_model: model\ndatasets:\n  - path: rows.jsonl\n    type: alpaca\nadapter: lora\nlora_r: 16\nlora_alpha: 32\n"
-    b"learning_rate: 2e-4\nnum_epochs: 3\nmicro_batch_size: 2\ngradient_accumulation_steps: 4\nsequence_len: 1024\n"
-    b"lora_target_linear: true\nlr_scheduler: cosine\n",
-    "trl.yaml": b"model_name_or_path: model\ndataset_name: rows.jsonl\nuse_peft: true\nlora_r: 16\nlora_alpha: 32\n"
-    b"learning_rate: 2.0e-4\nnum_train_epochs: 1\nper_device_train_batch_size: 4\nmax_length: 512\n",
-}
-YAML = [
-    b"\n&a [*a]\n", b"\nx: !!python/object/apply:os.system ['true']\n", b"\n? [a]\n: b\n", b"\n<<: *b\n", b"\n---\n", b"\n\t- x\n",
-    b"\na: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c]\n"
-    b"e: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e]\n",
-    b"\nlearning_rate: .nan\n", b"\nlora_r: 1e400\n", b"\nlora_r: -1\n", b"\nlora_alpha: [1]\n", b"\nnum_epochs: 0\n", b"\nlora_r: 0x10\n",
-    b"\nlearning_rate: 2001-01-01\n", b"\nlora_r: 1:30:00\n", b"\ndatasets: x\n", b"\nbase_model: \"\\0\"\n", b"\nlora_r: !!binary aGk=\n",
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ConfigTarget(Target):
-    """Trainers' configs: keys get odd values, and YAML its tricks."""
-
-    def spoil(self, folder: Path, rng: random.Random) -> None:
-        [(name, content)] = self.files().items()
-        lines = content.split(b"\n")
-        for _ in range(rng.choice([1, 1, 2, 3])):
-            at = rng.randrange(len(lines))
-            kind = rng.randrange(4)
-            if kind == 0:
-                lines.insert(at, rng.choice(YAML))
-            elif kind == 1 and b":" in lines[at]:
-                value = json.dumps(mutate.odd_value(rng)).encode()
-                lines[at] = lines[at].split(b":")[0] + b": " + value
-            elif kind == 2:
-                lines.insert(at, lines[rng.randrange(len(lines))])
-            else:
-                lines[at] = mutate.damaged(lines[at], rng)
-        (folder / name).write_bytes(b"\n".join(lines))
-
-
-def _read_config(name: str) -> Callable[[Path], Any]:
-    def use(folder: Path) -> Any:
-        from rightrank.trainers import read_config
-
-        return read_config(folder / name)
-
-    return use
-
-
 def targets() -> list[Target]:
     """All of them, the quick ones first."""
     rows = [
@@ -354,9 +331,10 @@ def targets() -> list[Target]:
             ("messages", ".json.gz"),
         )
     ]
-    configs = [
-        ConfigTarget(f"config {name}", lambda n=name: {n: CONFIGS[n]}, _read_config(name)) for name in CONFIGS
-    ]
+    from configs import config_targets
+    from other_files import other_targets
+    from run_directories import run_targets
+
     weights = tuple(_model_folder())
     return [
         *rows,
@@ -364,7 +342,9 @@ def targets() -> list[Target]:
         Target("datasets folder", _datasets_folder, _understand("")),
         Target("adapter folder", _adapter, _import_adapter),
         Target("saved answer", _answer, _read_answer),
-        *configs,
+        *config_targets(),
+        *other_targets(),
+        *run_targets(),
         Target("GGUF file", _gguf, _load_gguf),
         Target("model folder", _model_folder, _load_model, weights),
     ]

@@ -101,6 +101,13 @@ def test_a_damaged_file_is_named(run: Path, name: str, monkeypatch: pytest.Monke
     assert not found.holds and f"Damaged: {found.damaged[0]}." in str(found)
 
 
+def test_without_the_untrained_models_losses_these_are_measured_again(run: Path) -> None:
+    (run / "packs" / "base.safetensors").write_bytes(b"x" * 100)
+    found = verify(run)
+    assert found.comparison.verdict == "identical" and not found.holds
+    assert found.damaged == ("base.safetensors: the file is not what was written",)
+
+
 def test_other_versions_and_devices_are_listed_and_are_no_failure(run: Path) -> None:
     table = LossTable.opened(run)
     origin = {**table.about, "device": "a card", "versions": {**table.about["versions"], "torch": "1.0"}}

@@ -286,3 +286,11 @@ def test_its_own_parser_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(layers) == 7 * base.config.num_hidden_layers
     assert {(layer.r["default"], layer.scaling["default"]) for layer in layers} == {(16, 2.0)}
     assert {layer.lora_A["default"].weight.dtype for layer in layers} == {torch.float32}
+
+
+def test_a_list_of_data_sets_that_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "dataset_info.json")
+    for folder in (str(tmp_path), "~nobody-of-this-name"):
+        found = read(ours, CONFIG.format(folder=folder))
+        assert found.data is None
+        assert any("cannot be read from here: name the data set as well" in note for note in found.notes)

@@ -240,3 +240,9 @@ def test_its_own_parser_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(layers) == 7 * base.config.num_hidden_layers
     assert {(layer.r["default"], layer.scaling["default"]) for layer in layers} == {(16, 2.0)}
     assert {layer.lora_A["default"].weight.dtype for layer in layers} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/rows", "x/" * 3000, '"\\0"'])
+def test_a_name_that_no_file_can_have_is_looked_for_on_no_disk(name: str) -> None:
+    found = read(ours, CONFIG.replace("someone/rows:en", name).replace("use_hf: true", "use_hf: false"))
+    assert any("ModelScope" in note for note in found.notes)

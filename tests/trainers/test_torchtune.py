@@ -319,3 +319,11 @@ def test_its_own_functions_make_the_same_schedule_and_optimizer(tmp_path: Path) 
             assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9, abs=1e-15)
             optimizer.step()
             scheduler.step()
+
+
+def test_references_that_stand_for_more_and_more_are_not_written_out() -> None:
+    """Each of a thousand would stand for a thousand, five times over."""
+    many = "base: " + "${more}" * 400 + "\nmore: " + "${base}" * 400
+    found = read(ours, CONFIG.replace("base: /tmp/base", many))
+    assert found.model is None
+    assert any(note.startswith("checkpoint_dir is too long for a name") for note in found.notes)

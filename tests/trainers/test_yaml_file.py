@@ -233,3 +233,10 @@ def test_where_the_key_is_there_another_is_no_misspelling_of_it() -> None:
     keys.whole("lora_r")
     keys.number("adam_beta2")
     assert keys.unread() == ("lora_rank", "adam_beta3")
+
+
+def test_nesting_has_an_end() -> None:
+    deepest = yaml_file.DEEPEST - 1
+    assert yaml_file.parse("a: " + "[" * deepest + "]" * deepest, "c.yml").values
+    with pytest.raises(UserError, match="nested more than 100 levels deep"):
+        yaml_file.parse("a: " + "[" * (deepest + 1) + "]" * (deepest + 1), "c.yml")

@@ -13,9 +13,10 @@ import numpy as np
 
 from rightrank.besides.asked import Asked, Model, make_room
 from rightrank.besides.forgetting import OldLoss, OldSkills, measure_loss, what_is_forgotten
-from rightrank.besides.own_metric import Command, MetricError, judged, patience
+from rightrank.besides.own_metric import LARGEST, Command, MetricError, judged, patience
 from rightrank.besides.results import OwnValue
 from rightrank.errors import UserError
+from rightrank.runs.saved_answer import LARGEST as LARGEST_COUNT
 from rightrank.runs.trained_adapters import finalists, remember, remembered, table_settings, trained_adapters
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ def _forgetting(
 ) -> Besides:
     path = table.directory / "old_skills.json"
     earlier, kept = remembered(path, {"fingerprint": skills.fingerprint})
-    rows = int(earlier.get("rows", asked.rows))  # all settings are judged by the same rows
+    rows = earlier.get("rows")  # all settings are judged by the same rows
+    if type(rows) is not int or not 0 < rows <= len(skills.examples):
+        rows, kept = asked.rows, {}
+    kept = {key: value for key, value in kept.items() if _is_loss(value, rows)}
     what = {"fingerprint": skills.fingerprint, "rows": rows}
     wanted = set(table_settings(decision))
     losses: dict[Setting, OldLoss] = {}
@@ -137,6 +141,7 @@ def _own_measure(
 ) -> Besides:
     path, what = table.directory / "own_measure.json", {"command": command.text}
     _, kept = remembered(path, what)
+    kept = {key: value for key, value in kept.items() if value is None or _is_number(value)}
     roles = finalists(decision, request.yours)
     values: list[OwnValue] = []
     notes: list[str] = []
@@ -187,6 +192,24 @@ def _value(
         )
         notes.append(f"{why} (r={run.setting[0]}).")
         return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _is_loss(value: Any, rows: int) -> bool:
+    """Whether this is what was kept of one model on ``rows`` rows."""
+    if not isinstance(value, dict) or not all(
+        isinstance(value.get(name), list) for name in ("loss", "right")
+    ):
+        return False
+    counts = all(type(count) is int and 0 <= count <= LARGEST_COUNT for count in value["right"])
+    return counts and len(value["loss"]) == len(value["right"]) == rows and all(map(_is_float, value["loss"]))
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, float) and not value < 0
 
 
 def _why(error: BaseException) -> str:

@@ -31,6 +31,8 @@ PATIENCE = 10.0
 """How many times the untrained adapter's time a trained one may take: a model that has learnt to ramble writes longer. Assumed."""
 LEAST_SECONDS = 60.0
 LAST_LINE_BYTES = 4096
+LARGEST = 1e100
+"""Its square is still a number."""
 MARGIN = 0.01
 """Values closer than this share of what training gains by the same measure count as the same. Chosen: as for the loss."""
 CONFIDENCE = 0.95
@@ -56,6 +58,8 @@ class Command:
             raise ConfigurationError(
                 f"--metric cannot be split into words: {str(error).lower()}.", "Close its quotation marks."
             ) from error
+        if "\0" in text:
+            raise ConfigurationError("--metric holds a zero byte, which no program takes.", "Take it out.")
         if not words:
             raise ConfigurationError(
                 "--metric names no command.", 'Give one, such as --metric "python evaluate.py".'
@@ -79,6 +83,8 @@ class Command:
             raise self._failed("printed no number on its last line")
         if not math.isfinite(value):
             raise self._failed(f"printed {value}, which is no finite number")
+        if abs(value) > LARGEST:
+            raise self._failed(f"printed {value:g}, which is too large to be compared")
         return value
 
     def _run(self, directory: Path, out: IO[bytes], longest_seconds: float, *, show_stderr: bool) -> int:

@@ -25,10 +25,11 @@ def report(
     """Print an answer again and write its report.html."""
     set_debug(debug)
     from rightrank.recommendation import Recommendation
+    from rightrank.runs.durable import read_text
 
     path = directory / "recommendation.json" if directory.is_dir() else directory
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read.", "Name the directory of a finished run.") from error
     deliver(Recommendation.from_json(text), path.parent, None, as_json=as_json)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from rightrank.cli.app import Debug, Device, Json, app, quiet_libraries, set_debug
+from rightrank.cli.options import TrustRemoteCode
 from rightrank.errors import StoppedError
 
 
@@ -27,6 +28,7 @@ def verify(
         str | None, typer.Option("--eval-data", metavar="ROWS", help="Where your held-out rows are now.")
     ] = None,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -46,6 +48,7 @@ def verify(
             dataset=data,
             eval_data=eval_data,
             device=device,
+            trust_remote_code=trust_remote_code,
             on_text=lambda line: progress.say(console, line),
         )
     except KeyboardInterrupt as stop:

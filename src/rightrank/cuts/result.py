@@ -147,6 +147,12 @@ class CutResult:
             raw = unsealed(raw) if isinstance(raw, dict) else raw
             if not isinstance(raw, dict) or raw.get("schema") != CUT_SCHEMA:
                 raise DataError("This is no cut of this version of rightrank.", again)
-            return TypeAdapter(cls).validate_python(raw)
+            result = TypeAdapter(cls).validate_python(raw)
+            labels = [line.label for line in result.lines]
+            if not {result.choice, result.best} <= set(labels) or "whole" not in {
+                one.kind for one in result.lines
+            }:
+                raise ValueError("no line for what was chosen")
+            return result
         except (ValidationError, ValueError, RecursionError) as error:
             raise DataError("This file of a cut is damaged.", again) from error

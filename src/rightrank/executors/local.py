@@ -209,7 +209,7 @@ class LocalExecutor:
     def _row(self, fits: int, adapters: int) -> int:
         """As many tokens as fit, and no more than brings speed."""
         enough = -(-ENOUGH_TOKENS_ON_GPU // adapters) if self._on_gpu else ENOUGH_TOKENS_ON_CPU
-        return max(self._longest, min(fits, max(enough, self._longest)))
+        return max(self._longest, min(in_steps(fits), max(enough, self._longest)))
 
     def _export(self, bank: AdapterBank, directory: Path, first: int) -> None:
         """Keep the trained adapters; a disk that cannot take them costs a note, not the measurement."""
@@ -278,6 +278,15 @@ def _explaining_memory() -> Iterator[None]:
                 "Close other programs or use a smaller --max-length; what was measured is kept for --resume.",
             ) from error
         raise
+
+
+def in_steps(tokens: int) -> int:
+    """``tokens`` rounded down to one of eight sizes an octave: a little more or less free memory splits batches no other way.
+
+    Where it does not, sums are rounded alike, and a resumed run repeats its bits. At most an eighth of the tokens is given away.
+    """
+    step = 1 << max(0, tokens.bit_length() - 4) if tokens > 0 else 1
+    return tokens // step * step
 
 
 def _padded(loss_KE: np.ndarray, right_KE: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ Dimensions: K configurations of a pack, C of all packs, E held-out examples (tho
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,16 @@ import numpy as np
 
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.probe.pack import Configuration, Pack, PackResult, Role, pack_from, packed, unpacked
-from rightrank.runs.durable import DRAFT, DamagedError, read_json, synchronise, write_json, write_whole
+from rightrank.probe.record import group, held_out_sizes, run_record, told_about
+from rightrank.runs.durable import (
+    DRAFT,
+    DamagedError,
+    read_json,
+    read_whole,
+    synchronise,
+    write_json,
+    write_whole,
+)
 from rightrank.stats.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 __all__ = ["Configuration", "LossTable", "Pack", "PackResult", "Role", "run_record"]
+
+BASE = "base"
 
 
 class LossTable:
@@ -119,33 +130,54 @@ class LossTable:
         write_json(path, {**wanted, "about": about})
 
     def _read(self) -> None:
-        base = self._folder / "base.safetensors"
+        base = self._folder / f"{BASE}.safetensors"
         if base.exists() and (found := self._load(base)) is not None:
             self.base = found[0]
-        for path in sorted(self._folder.glob("[0-9]*.safetensors")):
+        for path in self._numbered(".safetensors"):
             if (found := self._load(path)) is None:
                 continue
             result, pack, about = found
             # Tables of before 0.1 name what was trained in the plan alone.
             if (pack := pack or _plan_at(path.with_suffix(".json"))) is not None:
                 self._add(pack, result, about)
-        for path in sorted(self._folder.glob("[0-9]*.json")):
+        for path in self._numbered(".json"):
             if not path.with_suffix(".safetensors").exists() and _plan_at(path) is None:
                 self.damaged.append(f"{path.name}: the file is not what was written")
 
+    def _numbered(self, suffix: str) -> list[Path]:
+        """Files of packs, in their order. A copy that a file manager made, ``0003 copy.json``, is none."""
+        found = [p for p in self._folder.glob(f"*{suffix}") if re.fullmatch("[0-9]{4,9}", p.stem, re.ASCII)]
+        return sorted(found, key=lambda path: int(path.stem))
+
     def _load(self, path: Path) -> tuple[PackResult, Pack | None, dict[str, Any]] | None:
         try:
-            result, facts = unpacked(path.read_bytes())
+            result, facts = unpacked(read_whole(path))
             run = facts.get("run")
             if run is None and self._unknown:
                 raise DamagedError("the file does not say which run it belongs to")
-            if run is not None and any(run.get(key) != self.settings.get(key) for key in self.settings):
+            if run is not None and any(group(run).get(key) != value for key, value in self.settings.items()):
                 raise DamagedError("the file belongs to another run")
             pack = pack_from(facts["pack"]) if facts.get("pack") else None
-            return result, pack, dict(facts.get("about") or {})
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            self.damaged.append(f"{path.name}: {error}")
+            self._check_place(path, pack, result)
+            return result, pack, told_about(facts.get("about"))
+        except (DamagedError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self.damaged.append(f"{path.name}: {why}")
             return None
+
+    def _check_place(self, path: Path, pack: Pack | None, result: PackResult) -> None:
+        """Raise DamagedError for a copy under another number, and for a result of other configurations or held-out rows."""
+        adapters, width = result.loss_KE.shape
+        if pack is not None and (pack.number != int(path.stem) or len(pack.configurations) != adapters):
+            raise DamagedError("the file is in another's place")
+        sizes = held_out_sizes(self.settings)
+        held_out = None if self.base is None else self.base.loss_KE.shape[1]
+        if sizes is not None:
+            held_out = sum(sizes)
+        if (held_out is not None and width != held_out) or (
+            pack is None and path.stem == BASE and adapters != 1
+        ):
+            raise DamagedError("the file is of other held-out rows")
 
     def _add(self, pack: Pack, result: PackResult, about: dict[str, Any]) -> None:
         place = sum(other.number < pack.number for other in self.packs)
@@ -155,7 +187,7 @@ class LossTable:
 
     def _begun(self) -> dict[int, Path]:
         """Plans by number. A stage of which not all packs were written down was never begun: it is planned again, and the same."""
-        found = {int(path.stem): path for path in sorted(self._folder.glob("[0-9]*.json"))}
+        found = {int(path.stem): path for path in self._numbered(".json")}
         return {number: path for number, path in found.items() if _until(path, number) in found}
 
     @property
@@ -188,7 +220,7 @@ class LossTable:
 
     def set_base(self, result: PackResult) -> None:
         """Keep the untrained model's results."""
-        write_whole(self._folder / "base.safetensors", self._packed(result, None))
+        write_whole(self._folder / f"{BASE}.safetensors", self._packed(result, None))
         self.base = result
 
     def _packed(self, result: PackResult, pack: Pack | None) -> bytes:
@@ -236,35 +268,18 @@ class LossTable:
         )
 
 
-def run_record(directory: Path) -> dict[str, Any] | None:
-    """Which run ``directory`` holds: its ``settings``, what is kept ``about`` it, and whether these are ``restored``.
-
-    They are restored from a measurement, each of which carries them, where ``run.json`` is damaged or missing. None: there is no run.
-    """
-    try:
-        found = read_json(directory / "run.json")
-        about = found.pop("about", {})
-        return {"settings": found, "about": dict(about), "restored": False}
-    except (DamagedError, OSError):
-        pass
-    for path in sorted((directory / "packs").glob("*.safetensors")):
-        with suppress(ValueError, KeyError, TypeError, OSError):
-            _, facts = unpacked(path.read_bytes())
-            return {"settings": dict(facts["run"]), "about": dict(facts["about"]), "restored": True}
-    return None
-
-
 def _until(path: Path, number: int) -> int:
     """The last number of the stage of a plan; its own where the plan does not say, or cannot be read."""
     try:
-        return int(read_json(path).get("until", number))
-    except (ValueError, TypeError, OSError):
+        until = read_json(path).get("until")
+    except (DamagedError, OSError):
         return number
+    return until if isinstance(until, int) else number
 
 
 def _plan_at(path: Path) -> Pack | None:
     """The pack of a plan; None where it cannot be read."""
     try:
         return pack_from(read_json(path))
-    except (ValueError, KeyError, TypeError, OSError):
+    except (DamagedError, OSError):
         return None

@@ -10,6 +10,7 @@ from rightrank.errors import DataError, UserError
 from rightrank.probe.loss_table import LossTable
 from rightrank.recommendation import Recommendation
 from rightrank.runs.contrasts import Contrast, contrasts_of, plain_setting
+from rightrank.runs.durable import read_text
 from rightrank.runs.history import ANSWER
 from rightrank.stats.paired import FEWEST_EXAMPLES
 
@@ -49,7 +50,7 @@ def read_side(path: Path) -> Side:
     """A run's directory, or a ``recommendation.json`` alone. Raises UserError."""
     file = path / ANSWER if path.is_dir() else path
     try:
-        answer = Recommendation.from_json(file.read_text(encoding="utf-8"))
+        answer = Recommendation.from_json(read_text(file))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read.", "Name the directory of a finished run.") from error
     except DataError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rightrank.probe.record import held_out_sizes
 from rightrank.stats.paired import paired_contrast
 
 if TYPE_CHECKING:
@@ -69,8 +70,14 @@ def _losses(table: LossTable) -> dict[Setting, Float[np.ndarray, " E"]]:
 
 def _judging(table: LossTable, loss_E: Float[np.ndarray, " E"]) -> slice:
     """The held-out examples that only score, where they were evaluated: those that decide speak for what they chose."""
-    decide = table.settings.get("plan", {}).get("decide", 0)
+    decide, _ = _sizes(table) or (0, 0)
     return slice(decide, None) if np.isfinite(loss_E[decide:]).any() else slice(None)
+
+
+def _sizes(table: LossTable) -> tuple[int, int] | None:
+    """Held-out examples that decide, and that score; None where the table does not say, or has others."""
+    sizes = held_out_sizes(table.settings)
+    return sizes if sizes is not None and sum(sizes) == len(_base(table)) else None
 
 
 def _base(table: LossTable) -> Float[np.ndarray, " E"]:
@@ -124,12 +131,10 @@ def _across(a: LossTable, b: LossTable, one: Setting, other: Setting) -> Contras
 
 def _common(a: LossTable, b: LossTable) -> tuple[list[int], list[int]] | None:
     """Where each table has the held-out rows that both judged: those that decide and those that score are prefixes of the same order."""
-    try:
-        (decide_a, score_a), (decide_b, score_b) = (
-            (int(t.settings["plan"]["decide"]), int(t.settings["plan"]["score"])) for t in (a, b)
-        )
-    except (KeyError, TypeError, ValueError):
+    sizes_a, sizes_b = _sizes(a), _sizes(b)
+    if sizes_a is None or sizes_b is None:
         return None
+    (decide_a, score_a), (decide_b, score_b) = sizes_a, sizes_b
     decide, score = min(decide_a, decide_b), min(score_a, score_b)
     return (
         [*range(decide), *range(decide_a, decide_a + score)],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.runs.durable import DRAFT, DamagedError, file_digest, read_json, synchronise, write_json
-from rightrank.runs.lock import in_use, locked, taken
+from rightrank.runs.lock import NAME, in_use, locked, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,16 @@ PLANNED = (
 """What of a plan measurements depend on. A resumed run takes it from its first part, since a plan follows from speeds that are
 measured anew each time."""
 WEIGHTS = "adapter_model.safetensors"
-FOLDERS = ("packs", "adapters", "adapter", "finished_adapter", "trl_rows", "chat_rows")
+FOLDERS = (
+    "packs",
+    "adapters",
+    "adapters.old",
+    "adapter",
+    "finished_adapter",
+    "trl_rows",
+    "chat_rows",
+    "tensorboard",
+)
 SUFFIXES = (".json", ".html", ".yml", ".yaml", ".toml", ".sh", ".py", ".lock", DRAFT)
 """What we write into a run directory, besides those folders."""
 LABEL = "rightrank.json"
@@ -71,12 +80,19 @@ def choose_directory(out: str | Path | None, data: object, *, resume: bool) -> P
 def refuse_links(folder: Path) -> None:
     """Raise ResourceError where a symbolic link stands in the place of something that we write: it would land elsewhere.
 
-    ``folder`` may itself be a link, and may hold links that are none of ours.
+    ``folder`` may itself be a link, and may hold links that are none of ours. A pipe there would wait for a reader for ever.
     """
-    ours = [folder / name for name in FOLDERS]
+    ours = [folder / name for name in (*FOLDERS, NAME)]
     inside = [path for one in ours if one.is_dir() and not one.is_symlink() for path in one.rglob("*")]
     beside = [path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}")]
-    link = next((path for path in (*ours, *inside, *beside) if path.is_symlink()), None)
+    every = (*ours, *inside, *beside)
+    link = next((path for path in every if path.is_symlink()), None)
+    odd = next((path for path in every if path.exists() and not (path.is_file() or path.is_dir())), None)
+    if link is None and odd is not None:
+        raise ResourceError(
+            f"{folder} holds {cleaned(odd.name)}, which is neither file nor folder.",
+            "Delete it, or name another folder.",
+        )
     if link is not None:
         raise ResourceError(
             f"{folder} holds a symbolic link ({cleaned(link.name)}), through which files elsewhere would be written.",
@@ -100,7 +116,7 @@ def continued(plan: Plan, directory: Path, candidates: Sequence[int], *, new_bud
 
     ``new_budget``: a budget is given with --resume, and replaces the one that the run began with.
     """
-    from rightrank.probe.loss_table import run_record
+    from rightrank.probe.record import can_be_planned, is_time, run_record
 
     record = run_record(directory)
     try:
@@ -112,11 +128,13 @@ def continued(plan: Plan, directory: Path, candidates: Sequence[int], *, new_bud
         }
     except (KeyError, TypeError):
         return plan  # LossTable says what is wrong with it
+    if not can_be_planned(kept, candidates):
+        return plan
     said = record["about"].get("foreseen", {})
     kept |= {
         name: said[name]
         for name in FORESEEN
-        if name in said and not (new_budget and name == "budget_seconds")
+        if is_time(said.get(name)) and not (new_budget and name == "budget_seconds")
     }
     return replace(plan, **kept)
 
@@ -260,6 +278,8 @@ def damaged_adapter(directory: Path) -> list[str]:
         return [f"adapter/{LABEL}"]
     except OSError:
         return []
+    if not isinstance(sums, dict) or any(name != Path(name).name for name in sums):
+        return [f"adapter/{LABEL}"]
     return [
         f"adapter/{name}"
         for name, digest in sums.items()

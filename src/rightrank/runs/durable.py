@@ -25,6 +25,8 @@ CHECKSUM = "checksum"
 LENGTH = 64
 """Characters of a SHA-256. Nothing else at the top of our files has as many: a checksum is known even where its name is damaged."""
 DRAFT = ".part"
+MOST_BYTES = 256 * 2**20
+"""Of one file that is read back. A pack of 32 adapters judged by 200,000 rows has 100 MB; answers and plans have kilobytes."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What a folder's synchronisation may complain of in earnest; some file systems cannot synchronise a folder at all."""
 
@@ -96,10 +98,26 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(sealed(content), indent=1, sort_keys=True).encode())
 
 
+def read_whole(path: Path) -> bytes:
+    """A file of a run. Raises OSError where there is none, for a pipe or a device (which may never end), and above ``MOST_BYTES``."""
+    if not path.is_file():
+        raise OSError(errno.EINVAL if path.exists() else errno.ENOENT, "no file")
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, "the file is too large")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """The same in UTF-8. Raises OSError or UnicodeDecodeError."""
+    return read_whole(path).decode("utf-8")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What ``write_json`` wrote. Raises DamagedError, or OSError where there is nothing to read."""
     try:
-        return unsealed(json.loads(path.read_text(encoding="utf-8")))
+        return unsealed(json.loads(read_text(path)))
     except (ValueError, RecursionError) as error:
         raise DamagedError("the file is not what was written") from error
 
@@ -124,8 +142,10 @@ def arrays_and_facts(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         arrays = load(body)
         header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
         facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise DamagedError(str(error)) from error
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError("the file is not what was written") from error
+    if not isinstance(facts, dict):
+        raise DamagedError("the file is not what was written")
     return arrays, facts
 
 

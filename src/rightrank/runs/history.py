@@ -12,6 +12,7 @@ from rightrank import recommendation_html as wording
 from rightrank.errors import DataError, UserError
 from rightrank.probe.loss_table import run_record
 from rightrank.recommendation import Recommendation
+from rightrank.runs.durable import read_text
 from rightrank.runs.lock import in_use
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def is_run(directory: Path) -> bool:
 def read_answer(directory: Path) -> Recommendation | None:
     """The answer in ``directory``; None where there is none that can be read."""
     try:
-        return Recommendation.from_json((directory / ANSWER).read_text(encoding="utf-8"))
+        return Recommendation.from_json(read_text(directory / ANSWER))
     except (OSError, UnicodeDecodeError, DataError):
         return None
 

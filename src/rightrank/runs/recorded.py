@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError
 from rightrank.recipe import Recipe
 from rightrank.request import Request
@@ -13,7 +15,7 @@ from rightrank.runs.directory import foreseen, planned
 from rightrank.runs.facts import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from rightrank.data import PreparedData
     from rightrank.executors.survey import BaseFacts
@@ -95,26 +97,50 @@ def request_of(table: LossTable, **given: Any) -> Request:
 
     Raises ConfigurationError where the run does not say, or where something was in memory and is not given.
     """
+    from pydantic import TypeAdapter
+
     told = table.about.get("request")
-    if not isinstance(told, dict):
+    if told is None:
         raise ConfigurationError(
             f"{table.directory} does not say how its model and data were named: it was made by an older version.",
             "Run `rightrank recommend` again.",
         )
-    known = {field.name for field in fields(Request)}
-    options: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in told.items() if name in known
-    }
+    damaged = ConfigurationError(
+        f"{table.directory} does not say in full how its run was made: the file is not what was written.",
+        "Run `rightrank recommend` again.",
+    )
+    try:
+        options = _checked(told)
+        recipe = TypeAdapter(Recipe).validate_python(table.settings.get("recipe"))
+    except (ValueError, ConfigurationError) as error:
+        raise damaged from error
     options |= {name: value for name, value in given.items() if value is not None}
+    if "model" not in options or "dataset" not in options:
+        raise damaged
     for name in LOADED:
         if isinstance(options.get(name), dict):
             raise ConfigurationError(
-                f"The run had its {name} in memory ({options[name].get('in memory')}), and it cannot be loaded again.",
+                f"The run had its {name} in memory ({cleaned(str(options[name].get('in memory')))}), and it cannot be loaded again.",
                 f"Verify it from Python and pass `{name}=`.",
             )
-    recipe = dict(table.settings["recipe"])
-    recipe["adam_betas"] = tuple(recipe["adam_betas"])
-    return Request(**options, recipe=Recipe(**recipe))
+    return Request(**options, recipe=recipe)
+
+
+def _checked(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request that a run recorded, each of its type. Raises ValueError: what is in a file may be anyone's.
+
+    Whether code that comes with a model may run is for whoever asks now, never for a file.
+    """
+    from pydantic import TypeAdapter
+
+    kinds = get_type_hints(Request, localns={"Callable": Callable, "Sequence": Sequence})
+    kept: dict[str, Any] = {}
+    for name, value in told.items():
+        if name in LOADED and not isinstance(value, (str, dict, type(None))):
+            raise ValueError(name)
+        if name in kinds and name not in (*OF_THE_MOMENT, "trust_remote_code"):
+            kept[name] = TypeAdapter(kinds[name]).validate_python(value)
+    return kept
 
 
 def told(table: LossTable) -> list[str]:

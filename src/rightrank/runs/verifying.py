@@ -19,7 +19,7 @@ from rightrank.probe.loss_table import LossTable, run_record
 from rightrank.recommendation import Recommendation
 from rightrank.request import LONGEST_MINUTES
 from rightrank.runs.directory import damaged_adapter
-from rightrank.runs.durable import write_json
+from rightrank.runs.durable import read_text, write_json
 from rightrank.runs.recorded import about, differing, request_of, settings
 from rightrank.runs.verification import Comparison, Difference, Verification
 
@@ -43,9 +43,12 @@ def verify(
     eval_data: Any = None,
     tokenizer: Any = None,
     device: str | None = None,
+    trust_remote_code: bool = False,
     on_text: Callable[[str], None] = lambda line: None,
 ) -> Verification:
     """Check the files of a finished run and train one of its configurations again: the chosen one where it was trained.
+
+    ``trust_remote_code``: the model may run code of its own; that the run was allowed to counts for nothing.
 
     ``model``, ``dataset``, ``eval_data``, ``tokenizer``, ``device``: in place of what the run recorded, or had in memory.
     Writes nothing. Raises UserError where there is no run, or where its model or data are not there any more.
@@ -56,6 +59,7 @@ def verify(
     request = request_of(
         table, model=model, dataset=dataset, eval_data=eval_data, tokenizer=tokenizer, device=device
     )
+    request = replace(request, trust_remote_code=trust_remote_code)
     then = table.origins[place[0]] or table.about
     with TemporaryDirectory() as scratch:
         # The recorded sizes are taken from here, so that the run directory itself need not be writable.
@@ -95,7 +99,7 @@ def _answer_of(table: LossTable) -> tuple[Recommendation | None, list[str]]:
         damaged.append("run.json: damaged or missing")
     answer = None
     try:
-        answer = Recommendation.from_json(path.read_text(encoding="utf-8"))
+        answer = Recommendation.from_json(read_text(path))
     except (DataError, UnicodeDecodeError):
         damaged.append(f"{path.name}: the file is not what was written")
     except OSError:
@@ -162,11 +166,11 @@ def _again(prepared: Prepared, table: LossTable, pack: Pack, place: tuple[int, i
     """Train the configuration alone; what once trained beside others may differ by rounding then."""
     alone = replace(pack, configurations=(pack.configurations[place[1]],))
     result = prepared.executor.train(alone, export_to=None, on_step=lambda share: None)
-    assert table.base is not None
+    base = table.base or prepared.executor.evaluate_base()  # damaged, perhaps: it is named among the files
     return compare(
         table.results[place[0]].loss_KE[place[1]],
         result.loss_KE[0],
-        table.base.loss_KE[0],
+        base.loss_KE[0],
         np.array([e.trained_tokens for e in (*prepared.executor.decide, *prepared.executor.score)]),
     )
 

@@ -88,9 +88,12 @@ def named_data(keys: Keys) -> DataSets:
 def known_data_sets(folder: Path) -> dict[str, Any] | None:
     """What ``dataset_info.json`` in ``folder`` says; None where there is none that can be read."""
     try:
-        with (folder.expanduser() / FILE_NAME).open("rb") as stream:
+        path = folder.expanduser() / FILE_NAME
+        if not path.is_file():  # a pipe may never end
+            return None
+        with path.open("rb") as stream:
             known = json.loads(stream.read(_LARGEST_BYTES))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~somebody unknown, or nested too deep
         return None
     return known if isinstance(known, dict) else None
 

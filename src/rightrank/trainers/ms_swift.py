@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightrank.data.wording import cleaned
@@ -16,7 +15,7 @@ from rightrank.errors import ConfigurationError
 from rightrank.trainers.config import TrainerConfig
 from rightrank.trainers.editing import edit_lines
 from rightrank.trainers.keys import Keys
-from rightrank.trainers.settings import header, settings
+from rightrank.trainers.settings import header, is_here, settings
 from rightrank.trainers.transformers_keys import (
     common_recipe,
     refuse_step_limit,
@@ -27,6 +26,7 @@ from rightrank.trainers.yaml_edit import block
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from rightrank.recipe import OverLong, Recipe
     from rightrank.recommendation import Recommendation
@@ -287,7 +287,7 @@ def _measured_otherwise(keys: Keys) -> list[str]:
     if keys.text("template") is not None:
         found.append("ms-swift would put the rows into the template named; measured is the tokenizer's own.")
     names = [str(keys.values.get("model", "")), *(keys.names("dataset") or ())]
-    if not keys.flag("use_hf") and not all(Path(name).expanduser().exists() for name in names):
+    if not keys.flag("use_hf") and not all(map(is_here, names)):
         found.append(
             "Without use_hf ms-swift looks names up on ModelScope; rightrank looks on the Hugging Face hub."
         )

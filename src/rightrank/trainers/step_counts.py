@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rightrank.errors import UserError
+from rightrank.trainers.settings import is_here
 
 if TYPE_CHECKING:
     from rightrank.recommendation import Recommendation
@@ -37,7 +37,7 @@ def rows_in(source: str | None, split: str | None = None) -> int | None:
     from rightrank.data.reading import stream_rows
 
     try:
-        if source is None or not Path(source).expanduser().exists():
+        if source is None or not is_here(source):
             return None
         _, located = stream_rows(source, split=split)
         return sum(1 for _ in located) or None

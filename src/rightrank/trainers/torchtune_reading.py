@@ -35,6 +35,8 @@ _KNOWN_DATA: dict[str, tuple[str, LossOn]] = {
     "samsum_dataset": ("Samsung/samsum", "completion"),
     "grammar_dataset": ("liweili/c4_200m", "completion"),
 }
+_LONGEST = 4096
+"""Characters of a path (Linux has no longer ones)."""
 _FILE_KINDS = ("json", "csv", "parquet", "text")
 
 
@@ -220,9 +222,12 @@ def _resolved(keys: Keys, text: str | None, name: str, notes: list[str]) -> str 
         found: Any = keys.values
         for part in match[1].split("."):
             found = found.get(part) if isinstance(found, dict) else None
-        return match[0] if found is None or isinstance(found, (dict, list)) else str(found)
+        return match[0] if found is None or isinstance(found, (dict, list)) else str(found)[: _LONGEST + 1]
 
     for _ in range(5):  # a reference may lead to another; loops end here too
+        if text is not None and len(text) > _LONGEST:  # each of many references may stand for many more
+            notes.append(f"{name} is too long for a name: it has more than {_LONGEST:,} characters.")
+            return None
         text = None if text is None else re.sub(r"\$\{([\w.]+)\}", value, text)
     if text is not None and "${" in text:
         notes.append(f"{name} refers to something outside of the config: {cleaned(text)}.")

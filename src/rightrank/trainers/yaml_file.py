@@ -25,6 +25,8 @@ LARGEST_BYTES = 256 * 1024
 """Configs that people write are a few kilobytes; the parser takes some seconds for this much. Assumed."""
 MOST_NODES = 50_000
 """Values of a file, those that an alias repeats counted each time: a file of a few lines can stand for billions."""
+DEEPEST = 100
+"""Levels of nesting, as in rows. Assumed."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def _check(node: Any, name: str, sizes: dict[int, int], open_nodes: set[int]) ->
         raise ConfigurationError(
             f"{name} has the tag {cleaned(node.tag, 60)}, which is never followed.", _MEND
         )
+    if len(open_nodes) >= DEEPEST:
+        raise ConfigurationError(f"{name} is nested more than {DEEPEST} levels deep.", _MEND)
     open_nodes.add(key)
     size = 1
     if isinstance(node.value, list):
