@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rightrank.cuts.result import CutLine, CutStatus
 
 MARGIN_PERCENT = GAIN_SHARE_PERCENT
+TOO_HIGH = "What helps is a smaller update: its learning rate was likely too high. Training again with less may gain more."
 MARGIN = f"{MARGIN_PERCENT:g} % of what the adapter gains"
 
 
@@ -32,8 +33,14 @@ def headline(status: CutStatus, chosen: CutLine, lines: Sequence[CutLine]) -> st
         return f"Every cut down to rank {chosen.rank} is within {MARGIN} of the best: take the smallest."
     if chosen.kind == "whole":
         return f"Keep the adapter whole: every smaller cut loses, or may lose, more than {MARGIN}."
+    if chosen.kind == "scaled":
+        return (
+            f"Keep rank {chosen.rank} and multiply the update by {chosen.factor:g}: every smaller cut loses, or may lose, more than "
+            f"{MARGIN}."
+        )
     whole = next(line for line in lines if line.kind == "whole")
-    return f"Cut to rank {chosen.rank}: neither rank {whole.rank} nor any other cut is better by more than {MARGIN}."
+    scaled = "" if chosen.factor == 1 else f" and multiply the update by {chosen.factor:g}"
+    return f"Cut to rank {chosen.rank}{scaled}: neither rank {whole.rank} nor any other cut is better by more than {MARGIN}."
 
 
 def reasons(status: CutStatus, chosen: CutLine, best: CutLine, lines: Sequence[CutLine]) -> tuple[str, ...]:
@@ -58,17 +65,22 @@ def reasons(status: CutStatus, chosen: CutLine, best: CutLine, lines: Sequence[C
             f"{chosen.label} is safest: it loses at most {wording.percent(high)} of the gain (at 95 %)."
         )
         found.append("More held-out rows would decide it.")
-    if best.kind == "cut" and whole.gain_lost is not None and (whole.gain_lost.low or 0.0) > 0:
+    if best.kind != "whole" and whole.gain_lost is not None and (whole.gain_lost.low or 0.0) > 0:
+        what = "cut" if best.factor == 1 else "shrunk adapter"
         found.append(
-            "The cut is better than what was trained: whole, the adapter gives away "
+            f"The {what} is better than what was trained: as it is, the adapter gives away "
             f"{wording.percent_interval(whole.gain_lost)} of the gain."
         )
+        if best.factor < 1:
+            found.append(TOO_HIGH)
     return (*found, *_controls(chosen, lines))
 
 
 def _controls(chosen: CutLine, lines: Sequence[CutLine]) -> list[str]:
-    """What merely scaling the update down does: one sentence, or none where it does nothing."""
+    """What merely scaling the update down does: one sentence, or none where it does nothing, or was chosen."""
     scaled = [line for line in lines if line.kind == "scaled" and line.gain_lost is not None]
+    if chosen.factor < 1:
+        return []
     measured = [line for line in scaled if line.loss.source == "measured"]
     if not measured or chosen.gain_lost is None:
         return []
