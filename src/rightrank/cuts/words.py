@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rightrank import recommendation_html as wording
+from rightrank.besides.results import CUT_FOLDER
 from rightrank.stats.paired import FEWEST_EXAMPLES
 from rightrank.stats.support import GAIN_SHARE_PERCENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rightrank.besides.results import CutsOfRun
     from rightrank.cuts.result import CutLine, CutStatus
 
 MARGIN_PERCENT = GAIN_SHARE_PERCENT
@@ -94,3 +96,23 @@ def _controls(chosen: CutLine, lines: Sequence[CutLine]) -> list[str]:
         f"Not cut but scaled by {best.factor:g} the adapter {gains} {wording.percent(apart)} more than {chosen.label}: "
         "its learning rate was likely too high. Train it again with less, or multiply its alpha by that."
     ]
+
+
+def beside(found: CutsOfRun, better: int | None, as_good: int | None, margin_percent: float) -> str:
+    """What the cuts of a run say about the recommended adapter, in a sentence.
+
+    ``better``: the rank that is surely better than it; ``as_good``: the smallest that is within the margin of it.
+    """
+    trained = f"rank {found.chosen_rank} as trained"
+    cut = next((one for one in found.cuts if one.rank == better), None)
+    if cut is not None:
+        kept = f", and is kept as {CUT_FOLDER}" if found.kept == better else ""
+        less = f"{wording.percent(-cut.against.value)} [{wording.number(-cut.against.high, 1)}, {wording.number(-cut.against.low, 1)}]"
+        return f"Rank {found.rank} cut to {better} is better than {trained}: it loses {less} less of the gain{kept}."
+    if as_good is not None:
+        return f"Rank {found.rank} cut to {as_good} is as good as {trained}, to within {margin_percent:.2g} % of the gain."
+    if all(one.verdict == "worse" for one in found.cuts):
+        return f"No cut of rank {found.rank} is as good as {trained}."
+    return (
+        f"Whether a cut of rank {found.rank} is as good as {trained} cannot be told from {found.score} rows."
+    )

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rightrank.besides.results import CUT_FOLDER
 from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.runs.durable import DRAFT, DamagedError, file_digest, read_json, synchronise, write_json
@@ -35,7 +36,7 @@ PLANNED = (
 """What of a plan measurements depend on. A resumed run takes it from its first part, since a plan follows from speeds that are
 measured anew each time."""
 WEIGHTS = "adapter_model.safetensors"
-FOLDERS = ("packs", "adapters", "adapter", "finished_adapter", "trl_rows", "chat_rows")
+FOLDERS = ("packs", "adapters", "adapter", CUT_FOLDER, "finished_adapter", "trl_rows", "chat_rows")
 SUFFIXES = (".json", ".html", ".yml", ".yaml", ".toml", ".sh", ".py", ".lock", DRAFT)
 """What we write into a run directory, besides those folders."""
 LABEL = "rightrank.json"
@@ -252,16 +253,19 @@ def _is_of(kept: Path, label: dict[str, Any]) -> bool:
 
 
 def damaged_adapter(directory: Path) -> list[str]:
-    """Files of the kept adapter that are not what was written; none where no adapter was kept."""
-    folder = directory / "adapter"
+    """Files of the adapters kept that are not what was written; none where no adapter was kept."""
+    return [f"{name}/{file}" for name in ("adapter", CUT_FOLDER) for file in _damaged(directory / name)]
+
+
+def _damaged(folder: Path) -> list[str]:
     try:
         sums = read_json(folder / LABEL).get("sha256", {})
     except DamagedError:
-        return [f"adapter/{LABEL}"]
+        return [LABEL]
     except OSError:
         return []
     return [
-        f"adapter/{name}"
+        name
         for name, digest in sums.items()
         if not (folder / name).is_file() or file_digest(folder / name) != digest
     ]
