@@ -80,7 +80,7 @@ def subject(trained, place, **changes: Any) -> CutSubject:
     chosen = next(p.setting for p in decision.choices if p.setting.rank == 4 and p.kind == "tuned")
     wanted = CutSubject(
         prepared.model, LossTable(place, {}), replace(decision, choice=chosen), prepared.data.decide, prepared.data.score,
-        (2, 4, 8), prepared.data.train_rows, 0.0, math.inf, {"examples": prepared.data.train_rows},
+        (2, 4, 6, 8), prepared.data.train_rows, 0.0, math.inf, {"examples": prepared.data.train_rows},
     )  # fmt: skip
     return replace(wanted, **changes)
 
@@ -103,14 +103,18 @@ def cut_by_hand(folder, rank):
     return model
 
 
-def test_the_largest_rank_is_cut_to_those_up_to_the_choice_and_compared_with_it(trained, tmp_path):
+@pytest.mark.parametrize("rows", [50, 40])
+def test_the_largest_rank_is_cut_to_those_up_to_the_choice_and_compared_with_it(trained, tmp_path, rows):
     one = subject(trained, tmp_path / "run")
-    cuts = block(measure_cuts(PLAN, one))
-    assert (cuts.rank, cuts.chosen_rank, cuts.score) == (8, 4, 50)
+    cuts = block(measure_cuts(replace(PLAN, rows=rows), one))
+    assert (cuts.rank, cuts.chosen_rank, cuts.decide, cuts.score) == (8, 4, rows, rows)
     assert [cut.rank for cut in cuts.cuts] == [2, 4]
-    losses, tokens_E = plain_nats(tmp_path / "run" / "adapters" / "0002" / "0", one.score)
-    chosen_E, base_E = one.table.results[1].loss_KE[0, 50:], one.table.base.loss_KE[0, 50:]
-    best_E = one.table.results[(2, 4, 8).index(one.decision.best.rank)].loss_KE[0, 50:]
+    losses, tokens_E = plain_nats(tmp_path / "run" / "adapters" / "0002" / "0", one.score[:rows])
+    chosen_E, base_E = (
+        one.table.results[1].loss_KE[0, 50 : 50 + rows],
+        one.table.base.loss_KE[0, 50 : 50 + rows],
+    )
+    best_E = one.table.results[(2, 4, 8).index(one.decision.best.rank)].loss_KE[0, 50 : 50 + rows]
     gain = (base_E - best_E).sum() / tokens_E.sum()
     for cut in (cut for cut in cuts.cuts if cut.scored):
         mean = losses[cut.rank].sum() / tokens_E.sum()

@@ -167,10 +167,13 @@ def cut_basis(recommendation: Recommendation) -> str:
     cuts = recommendation.cuts
     if cuts is None:
         return ""
-    early = (
-        " ~ Left behind early, by the rows that choose." if any(not cut.scored for cut in cuts.cuts) else ""
+    text = (
+        f"{cuts.decide:,} held-out rows chose, {cuts.score:,} others scored; one run each, so the intervals "
+        "count rows, not seeds."
     )
-    return f"{cuts.decide:,} held-out rows chose, {cuts.score:,} others scored; one run each, so the intervals count rows, not seeds.{early}"
+    if all(cut.scored for cut in cuts.cuts):
+        return text
+    return f"{text} ~ Left behind early, by the rows that choose."
 
 
 def _percent_interval(change: Change) -> str:
