@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import rightrank
-from rightrank import Recipe, Recommendation
+from rightrank import Recipe, Recommendation, preparing
 from rightrank.bank.cut import Cut
 from rightrank.bank.cut_evaluation import CutEvaluation
 from rightrank.bank.evaluate import HeldOut
@@ -27,6 +28,7 @@ from rightrank.outputs import write_outputs
 from rightrank.preparing import prepare
 from rightrank.probe.ladder import configuration
 from rightrank.probe.loss_table import LossTable, Pack
+from rightrank.probe.run import Probe
 from rightrank.request import Request
 from rightrank.runs.directory import damaged_adapter
 from rightrank.runs.removal import plan_removal
@@ -232,7 +234,14 @@ def test_a_whole_run_says_it_beforehand_and_has_it_in_its_answer(tmp_path, monke
     monkeypatch.setattr(
         "rightrank.probe.plan.EVALUATION_SHARE", 10.0
     )  # all held-out rows, however slow the machine
-    said: list[str] = []
+    real, begin, left, said = preparing.plan_cuts, Probe.__init__, [], []
+    monkeypatch.setattr(preparing, "plan_cuts", lambda *a, **k: replace(real(*a, **k), seconds=60.0))
+
+    def noted(self, *arguments, deadline, **options):
+        left.append(deadline - time.monotonic())
+        begin(self, *arguments, deadline=deadline, **options)
+
+    monkeypatch.setattr(Probe, "__init__", noted)
     options = {
         "recipe": RECIPE,
         "eval_data": HELD_OUT,
@@ -245,7 +254,8 @@ def test_a_whole_run_says_it_beforehand_and_has_it_in_its_answer(tmp_path, monke
     )
     (line,) = [line for line in said if line.startswith("Then the largest rank is cut to a smaller rank")]
     assert said.index(line) > next(i for i, one in enumerate(said) if one.startswith("Plan: "))
-    assert answer.cost.planned_minutes <= 5
+    assert left[0] < 240, "a minute of the five is kept for the cuts"
+    assert 1 < answer.cost.planned_minutes <= 5
     cuts = answer.cuts
     assert cuts is not None, answer.warnings
     assert [cut.rank for cut in cuts.cuts] == [4] and cuts.rank == 8
