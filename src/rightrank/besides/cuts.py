@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rightrank.besides.cut_losses import Rivals
     from rightrank.besides.cut_price import CutsPlan
     from rightrank.cuts.answer import Adapter
+    from rightrank.cuts.race import Version
     from rightrank.data import TokenizedExample
     from rightrank.probe.loss_table import LossTable
     from rightrank.stats.cuts import CutEvidence
@@ -149,45 +150,27 @@ def _measured(
 ) -> Cuts:
     """``what``: the ranks to cut to and the rows to use at most; ``losses``: what of it an earlier part of the run measured."""
     from rightrank.bank.cut import Cut, uniform
-    from rightrank.bank.cut_evaluation import CutEvaluation
     from rightrank.cuts.answer import opened
     from rightrank.cuts.race import Version, race
     from rightrank.cuts.words import beside
     from rightrank.stats.cuts_of_runs import compare_cuts
-
-    model, decision, ranks, rows = subject.model, subject.decision, what["ranks"], what["rows"]
-    assert decision.margin is not None and subject.table.base is not None
-    read = opened(rivals.parent.directory, model.base, model.base_name)
-    held_out = [*subject.decide, *subject.score]
-    longest = max(len(example.token_ids_T) for example in held_out)
-    versions = [Version(f"r={rank}", "cut", Cut(uniform(read.updates, rank))) for rank in ranks]
-    trained = Version("as trained", "whole", Cut((decision.choice.rank,) * len(read.updates)))
-    base = RunLosses(subject.table.base.loss_KE[0], subject.table.base.right_KE[0])
 
     def measured(so_far: dict[str, Any]) -> None:
         remember(path, what, {"losses": so_far})
         show()
 
     show()
-    evaluation = PairedLosses(
-        CutEvaluation(read.base, read.updates, model.memory, model.path.packed, longest, read.whole),
-        rivals,
-        base,
-        held_out,
-        whole=Cut(tuple(update.directions for update in read.updates)),
-        trained=trained.cut,
-        names={version.cut.rank: version.label for version in versions},
-        one_by_one=model.base.device.type == "cpu",
-        seconds_per_token=subject.seconds_per_token,
-        deadline=subject.deadline,
-        earlier=losses,
-        on_measured=measured,
-    )
+    decision, ranks, rows = subject.decision, what["ranks"], what["rows"]
+    assert decision.margin is not None
+    percent = decision.margin.percent
+    read = opened(rivals.parent.directory, subject.model.base, subject.model.base_name)
+    versions = [Version(f"r={rank}", "cut", Cut(uniform(read.updates, rank))) for rank in ranks]
+    trained = Version("as trained", "whole", Cut((decision.choice.rank,) * len(read.updates)))
+    evaluation = _evaluation(subject, rivals, read, trained.cut, versions, losses, measured)
     found = race([*versions, trained], read.updates, subject.decide[:rows], subject.score[:rows], evaluation)
     scored = int(found.evidence.scores_E.sum())
     decided = len(found.evidence.scores_E) - scored
     place = np.r_[:decided, len(subject.decide) : len(subject.decide) + scored]
-    percent = decision.margin.percent
     comparison = compare_cuts(_against(found.evidence, ranks, rivals, place), margin_percent=percent)
     if comparison is None:
         return no_cuts(subject.table.directory)
@@ -202,6 +185,38 @@ def _measured(
     result = replace(result, sentence=beside(result, comparison.better, comparison.as_good, percent))
     remember(path, what, {"answer": asdict(result)})
     return Cuts(result, () if problem is None else (problem,))
+
+
+def _evaluation(
+    subject: CutSubject,
+    rivals: Rivals,
+    read: Adapter,
+    trained: Cut,
+    versions: Sequence[Version],
+    losses: dict[str, Any],
+    on_measured: Callable[[dict[str, Any]], None],
+) -> PairedLosses:
+    from rightrank.bank.cut import Cut
+    from rightrank.bank.cut_evaluation import CutEvaluation
+
+    model, base = subject.model, subject.table.base
+    assert base is not None
+    held_out = [*subject.decide, *subject.score]
+    longest = max(len(example.token_ids_T) for example in held_out)
+    return PairedLosses(
+        CutEvaluation(read.base, read.updates, model.memory, model.path.packed, longest, read.whole),
+        rivals,
+        RunLosses(base.loss_KE[0], base.right_KE[0]),
+        held_out,
+        whole=Cut(tuple(update.directions for update in read.updates)),
+        trained=trained,
+        names={version.cut.rank: version.label for version in versions},
+        one_by_one=model.base.device.type == "cpu",
+        seconds_per_token=subject.seconds_per_token,
+        deadline=subject.deadline,
+        earlier=losses,
+        on_measured=on_measured,
+    )
 
 
 def _against(
