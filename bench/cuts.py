@@ -1,13 +1,14 @@
 """Does "train once at a high rank, then cut" beat training at the right rank? And which way of cutting is best at equal size?
 
-    python bench/cuts.py train MODEL DATA --eval-data HELD_OUT --out DIR [--points 128:1e-3,128:1e-2,32:1e-3] [--epochs 3] [--batch 16]
-    python bench/cuts.py cut   MODEL DATA --eval-data HELD_OUT --out DIR [--rows 400]
-    python bench/cuts.py show  DIR
+    python bench/cuts.py all   MODEL DATA --eval-data HELD_OUT --out DIR [--points 128:1e-3,128:3e-3,32:1e-3] [--epochs 3] [--batch 16]
+    python bench/cuts.py show  DIR [--table FILE]
 
-``train`` trains a grid with the project's engine and keeps the adapters; ``cut`` takes each of the largest rank apart and evaluates, on the
-rows that only score: uniform cuts, three allocations of as many numbers, the whole adapter and the cuts scaled down, and how long
-``rightrank cut`` itself would take (the race). ``show`` prints gains lost against the best of everything trained, paired, with 95 %
-intervals. Runs on a GPU or a CPU; what is finished is not measured again. ``show`` needs neither torch nor the model.
+``all`` is ``train`` and then ``cut``, over a model that is loaded once. ``train`` trains a grid with the project's engine and keeps the
+adapters: the first point alone, so that its time is one run's, the others together. ``cut`` takes each of the largest rank apart and
+evaluates, on the rows that only score: uniform cuts, three allocations of as many numbers, the whole adapter and the cuts scaled down,
+and what ``rightrank cut`` itself would choose by the rows that decide, and how long it takes. ``show`` prints gains lost against the best
+of everything trained, paired, with 95 % intervals, and writes them as a small table. Runs on a GPU or a CPU; after ``--minutes`` nothing
+more is begun, and what is finished is not measured again. ``show`` needs neither torch nor the model.
 """
 
 from __future__ import annotations
@@ -47,69 +48,89 @@ def table_of(args: argparse.Namespace, prepared: Any) -> Any:
     return LossTable(Path(args.out), what)
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, prepared: Any) -> bool:
+    """Whether all was trained in time."""
     from rightrank.probe.ladder import configuration
     from rightrank.probe.loss_table import Pack
 
-    started, prepared = time.monotonic(), prepared_for(args)
     executor, table, out = prepared.executor, table_of(args, prepared), Path(args.out)
     if table.base is None:
         table.set_base(executor.evaluate_base())
     judges = [*executor.decide, *executor.score]
     facts = {"tokens": [e.trained_tokens for e in judges], "decide": len(executor.decide)}
     (out / "held_out.json").write_text(json.dumps(facts))
-    done = set(table.configurations())
-    for rank, rate in args.points:
-        wanted = configuration(rank, rate, "rank", 0)
-        if wanted in done:
+    wanted = [configuration(rank, rate, "rank", 0) for rank, rate in args.points]
+    groups = [wanted[:1], *executor.fit_together(wanted[1:])] if wanted[1:] else [wanted]
+    for group in groups:
+        left = tuple(c for c in group if c not in table.configurations())
+        if not left:
             continue
-        if time.monotonic() - started > args.minutes * 60:
-            print("out of time; run again to go on")
-            return
-        pack = Pack(table.next_number, len(prepared.data.train), (wanted,), with_score=True)
+        if over(args):
+            return False
+        pack = Pack(table.next_number, len(prepared.data.train), left, with_score=True)
         table.begin(pack)
         place = out / "adapters" / f"{pack.number:04d}"
         result = executor.train(pack, export_to=place, on_step=lambda share: None)
         table.finish(pack, result)
-        print(f"r={rank} lr {rate:.0e}: {result.steps} steps in {result.seconds:.0f} s", flush=True)
-    print("complete")
+        names = ", ".join(name_of(c) for c in left)
+        print(f"{names}: {result.steps} steps in {result.seconds:.0f} s", flush=True)
+    return True
 
 
-def cut(args: argparse.Namespace) -> None:
-    prepared = prepared_for(args)
+def cut(args: argparse.Namespace, prepared: Any) -> bool:
+    """Whether all was cut in time."""
     table = table_of(args, prepared)
     largest = max(c.rank for c in table.configurations())
+    seconds = one_run_seconds(table)
     for pack, result in zip(table.packs, table.results, strict=True):
-        c = pack.configurations[0]
-        place = Path(args.out) / "adapters" / f"{pack.number:04d}" / "0"
-        if c.rank == largest and (place / "adapter_model.safetensors").is_file():
-            one_adapter(args, prepared, place, f"r={c.rank} lr {c.learning_rate:.0e}", result.seconds)
-    print("complete")
+        for k, c in enumerate(pack.configurations):
+            place = Path(args.out) / "adapters" / f"{pack.number:04d}" / str(k)
+            there = (place / "adapter_model.safetensors").is_file() and np.isfinite(result.loss_KE[k]).all()
+            if c.rank != largest or not there:
+                continue
+            if over(args) or not one_adapter(args, prepared, place, name_of(c), seconds):
+                return False
+    return True
+
+
+def run(args: argparse.Namespace) -> None:
+    args.deadline = time.monotonic() + 60 * args.minutes
+    prepared = prepared_for(args)
+    parts = {"train": (train,), "cut": (cut,), "all": (train, cut)}[args.what]
+    done = all(part(args, prepared) for part in parts)
+    print("complete" if done else "out of time; run again to go on")
+
+
+def over(args: argparse.Namespace) -> bool:
+    return bool(time.monotonic() > args.deadline)
+
+
+def name_of(configuration: Any) -> str:
+    return f"r={configuration.rank} lr {configuration.learning_rate:.0e}"
+
+
+def one_run_seconds(table: Any) -> float:
+    """Of the run that was trained alone, judging included."""
+    return next(
+        r.seconds for p, r in zip(table.packs, table.results, strict=True) if len(p.configurations) == 1
+    )
 
 
 def one_adapter(
     args: argparse.Namespace, prepared: Any, place: Path, name: str, train_seconds: float
-) -> None:
-    import torch
-
-    from rightrank.bank.adapters import AdapterBank, AdapterSpec
-    from rightrank.bank.cut import take_apart
+) -> bool:
+    """Whether it was done in time."""
     from rightrank.bank.cut_evaluation import CutEvaluation
-    from rightrank.bank.peft_format import adapted_ranks, import_adapter
-    from rightrank.bank.whole_modules import WholeModules
+    from rightrank.cuts.answer import opened
     from rightrank.cuts.race import race, versions_of
     from rightrank.stats.cuts import decide_cut
 
-    path = Path(args.out) / f"cuts_{place.parent.name}.json"
+    path = Path(args.out) / f"cuts_{place.parent.name}_{place.name}.json"
     kept = json.loads(path.read_text()) if path.is_file() else {"name": name, "train_seconds": train_seconds}
     base = prepared.executor.base
-    ranks, _ = adapted_ranks(place, base.targets, WholeModules())
-    by_target = tuple(ranks[target.name] for target in base.targets)
-    spec = AdapterSpec(max(by_target), alpha=1.0, learning_rate=0.0, ranks=by_target)
     started = time.monotonic()
-    bank = AdapterBank(base.targets, [spec], device=torch.device("cpu"), dtype=torch.float32, start=False)
-    import_adapter(bank, 0, place)
-    updates = take_apart(bank, 0)
+    read = opened(place, base, prepared.executor.base_name)
+    updates = read.updates
     kept.setdefault("svd_seconds", time.monotonic() - started)
     decide, score = prepared.executor.decide, prepared.executor.score
     longest = max(len(e.token_ids_T) for e in (*decide, *score))
@@ -119,27 +140,36 @@ def one_adapter(
     for label, one in wanted.items():
         if label in losses:
             continue
+        if over(args):
+            return False
         found = evaluation.cuts([one], score[: args.rows])
         losses[label] = {
-            "loss": found.loss_KE[0].tolist(),
+            "loss": rounded(found.loss_KE[0]),
             "parameters": one.parameters(base.targets),
             "right": int(found.right_KE.sum()),
         }
         path.write_text(json.dumps(kept))
         print(f"{name}: {label}", flush=True)
-    if "race" not in kept and args.race:
+    if "race" not in kept:
         started = time.monotonic()
-        ladder = versions_of(updates, max(by_target))
-        evidence = race(ladder, updates, decide, score, evaluation, on_text=print)
-        decision = decide_cut(evidence)
+        raced = race(versions_of(updates, read.rank), updates, decide, score, evaluation, on_text=print)
+        evidence, decision, took = raced.evidence, decide_cut(raced.evidence), time.monotonic() - started
+        chosen = raced.versions[decision.chosen]
         kept["race"] = {
-            "seconds": time.monotonic() - started,
+            "seconds": took,
             "rows": [int((~evidence.scores_E).sum()), int(evidence.scores_E.sum())],
             "evaluations": int(np.isfinite(evidence.loss_VE).sum()) + evidence.loss_VE.shape[1],
             "status": decision.status,
-            "choice": ladder[decision.chosen].label,
+            "choice": chosen.label,
+            "parameters": chosen.cut.parameters(base.targets),
+            "loss": rounded(evaluation.cuts([chosen.cut], score[: args.rows]).loss_KE[0]),
         }
         path.write_text(json.dumps(kept))
+    return True
+
+
+def rounded(loss_E: np.ndarray) -> list[float]:
+    return [round(float(x), 5) for x in loss_E]
 
 
 def versions(updates: Any) -> dict[str, Any]:
@@ -171,49 +201,78 @@ def versions(updates: Any) -> dict[str, Any]:
 
 
 def show(args: argparse.Namespace) -> None:
+    found = summary(Path(args.model))
+    if args.table:
+        Path(args.table).write_text(json.dumps(found, indent=1))
+    print(f"gain lost against the best trained by the rows that decide ({found['best']}), on rows that score")
+    print_lines(found["trained"])
+    for one in found["cuts"]:
+        print(f"cuts of {one['name']} (taken apart in {one['svd_seconds']:.1f} s)")
+        if race := one["race"]:
+            print(
+                f"  rightrank cut: {race['status']} {race['choice']}, {race['seconds']:.1f} s = "
+                f"{race['share_of_a_run']:.0f} % of one training run, {race['evaluations']:,} evaluations of a row; "
+                f"{race['rows'][0]} rows chose, {race['rows'][1]} scored"
+            )
+        print_lines(one["versions"])
+
+
+def print_lines(lines: dict[str, Any]) -> None:
+    for name, line in lines.items():
+        lost = line["gain_lost"]
+        size = f"  {line['parameters']:,} numbers" if "parameters" in line else ""
+        print(f"  {name:<24} {line['loss']:.4f}  {lost[0]:6.2f} % [{lost[1]:.2f}, {lost[2]:.2f}]{size}")
+
+
+def summary(out: Path) -> dict[str, Any]:
+    """Everything that was trained and every cut, against the best trained; small enough to be sent anywhere."""
     from rightrank.probe.loss_table import LossTable
     from rightrank.stats.paired import paired_contrast
 
-    out = Path(args.model)
     table, facts = LossTable(out, {}), json.loads((out / "held_out.json").read_text())
     trained = {
-        f"r={p.configurations[0].rank} lr {p.configurations[0].learning_rate:.0e}": r
-        for p, r in zip(table.packs, table.results, strict=True)
+        name_of(c): result.loss_KE[k]
+        for pack, result in zip(table.packs, table.results, strict=True)
+        for k, c in enumerate(pack.configurations)
     }
-    score = slice(facts["decide"], None)
-    tokens = np.array(facts["tokens"])
-    level = {name: r.loss_KE[0][: facts["decide"]].sum() for name, r in trained.items()}
-    best = min(level, key=lambda name: level[name])
-    best_E, base_E = trained[best].loss_KE[0][score], table.base.loss_KE[0][score]
+    score, tokens_E = slice(facts["decide"], None), np.array(facts["tokens"])[facts["decide"] :]
+    best = min(trained, key=lambda name: float(trained[name][: facts["decide"]].sum()))
+    best_E, base_E = trained[best][score], table.base.loss_KE[0][score]
 
-    def line(name: str, loss_E: np.ndarray, more: str = "") -> None:
+    def line(loss_E: np.ndarray, **more: Any) -> dict[str, Any]:
         n = len(loss_E)
-        gain = (base_E[:n] - best_E[:n]).sum() / tokens[score][:n].sum()
-        apart = paired_contrast(loss_E, best_E[:n], tokens[score][:n])
-        lost = [100 * x / gain for x in (apart.difference, apart.low, apart.high)]
-        mean = loss_E.sum() / tokens[score][:n].sum()
-        print(f"  {name:<24} {mean:.4f}  {lost[0]:6.2f} % [{lost[1]:.2f}, {lost[2]:.2f}]{more}")
+        apart = paired_contrast(loss_E, best_E[:n], tokens_E[:n])
+        percent = 100 * tokens_E[:n].sum() / (base_E[:n] - best_E[:n]).sum()
+        lost = [round(float(percent * x), 3) for x in (apart.difference, apart.low, apart.high)]
+        return {"loss": round(float(loss_E.sum() / tokens_E[:n].sum()), 5), "gain_lost": lost, **more}
 
-    print(f"gain lost against the best trained by the rows that decide ({best}), on rows that score")
-    for name, result in trained.items():
-        line(name, result.loss_KE[0][score], f"  {result.seconds:.0f} s")
+    seconds = one_run_seconds(table)
+    cuts = []
     for path in sorted(out.glob("cuts_*.json")):
         kept = json.loads(path.read_text())
-        print(
-            f"cuts of {kept['name']} (trained in {kept['train_seconds']:.0f} s; taken apart in {kept['svd_seconds']:.1f} s)"
+        versions = {
+            name: line(np.array(one["loss"]), parameters=one["parameters"])
+            for name, one in kept["loss_on_score"].items()
+        }
+        race = dict(kept.get("race", {}))
+        if race:
+            loss_E, parameters = np.array(race.pop("loss")), race.pop("parameters")
+            versions[f"chosen: {race['choice']}"] = line(loss_E, parameters=parameters)
+            race["share_of_a_run"] = 100 * race["seconds"] / seconds
+        cuts.append(
+            {"name": kept["name"], "svd_seconds": kept["svd_seconds"], "race": race, "versions": versions}
         )
-        if "race" in kept:
-            r = kept["race"]
-            share = 100 * r["seconds"] / kept["train_seconds"]
-            print(
-                f"  rightrank cut: {r['status']} {r['choice']}, {r['seconds']:.0f} s = {share:.0f} % of the training,",
-                end=" ",
-            )
-            print(
-                f"{r['evaluations']:,} evaluations of a row, {r['rows'][0]} rows chose and {r['rows'][1]} scored"
-            )
-        for name, one in kept["loss_on_score"].items():
-            line(name, np.array(one["loss"]), f"  {one['parameters']:,} numbers")
+    return {
+        "best": best,
+        "base_loss": float(base_E.sum() / tokens_E.sum()),
+        "decide": facts["decide"],
+        "score": len(tokens_E),
+        "one_run_seconds": seconds,
+        "trained": {
+            name: line(loss_E[score]) for name, loss_E in trained.items() if np.isfinite(loss_E).all()
+        },
+        "cuts": cuts,
+    }
 
 
 def _points(text: str) -> list[tuple[int, float]]:
@@ -224,7 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["train", "cut", "show"])
+    parser.add_argument("what", choices=["all", "train", "cut", "show"])
     parser.add_argument("model", help="for show: the directory")
     parser.add_argument("data", nargs="?")
     parser.add_argument("--eval-data")
@@ -236,10 +295,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=1000, help="rows that score, of each version")
-    parser.add_argument("--no-race", dest="race", action="store_false")
-    parser.add_argument("--minutes", type=float, default=9.0, help="train: begin nothing after this many")
+    parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after this many")
+    parser.add_argument("--table", help="show: write it there as JSON too")
     args = parser.parse_args()
-    {"train": train, "cut": cut, "show": show}[args.what](args)
+    {"show": show}.get(args.what, run)(args)
 
 
 if __name__ == "__main__":

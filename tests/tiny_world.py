@@ -25,14 +25,14 @@ def word_tokenizer() -> Any:
     )
 
 
-def base() -> Any:
-    return tiny_model("llama", dtype=torch.float32, layers=1)
+def base(hidden: int = 32) -> Any:
+    return tiny_model("llama", dtype=torch.float32, layers=1, hidden=hidden)
 
 
 @torch.no_grad()
-def teacher(rank: int, strength: float, seed: int = 1) -> Any:
+def teacher(rank: int, strength: float, seed: int = 1, hidden: int = 32) -> Any:
     """The base plus, in every linear layer, an update of ``rank`` equal singular values of size ``strength``."""
-    model = base()
+    model = base(hidden)
     generator = torch.Generator().manual_seed(seed)
     named = dict(model.named_modules())
     for target in find_targets(model):

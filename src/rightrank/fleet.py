@@ -119,8 +119,8 @@ def _cut_tenant(path: Path, text: str) -> Tenant:
         Way(line.rank, lost.value, lost.low, lost.high)
         if (lost := line.gain_lost) is not None
         else Way(line.rank, None, None, None)
-        for line in result.lines
-        if line.kind != "scaled"
+        for line in sorted(result.lines, key=lambda line: line.label != result.choice)
+        if line.kind != "scaled" or line.label == result.choice
     ]
     return Tenant(str(path), "cut", result.status, result.chosen.rank, result.margin_percent, _by_rank(ways))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rightrank.answer import make_recommendation, measured_points, next_steps
+from rightrank.besides.cuts import Cuts, CutSubject, measure_cuts, no_cuts
 from rightrank.besides.measuring import Besides, measure_besides
 from rightrank.errors import BudgetError, ConfigurationError
 from rightrank.finishing import finish
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rightrank.probe.plan import Plan
     from rightrank.probe.run import Outcome, Subject
     from rightrank.recommendation import Recommendation
+    from rightrank.stats.results import Decision
 
 
 def measure(prepared: Prepared) -> Recommendation:
@@ -77,7 +79,7 @@ def _probe(prepared: Prepared, table: LossTable, tracking: Tracking) -> Outcome:
         prepared.speed,
         table,
         executor,
-        deadline=prepared.started + plan.budget_seconds - prepared.asked.reserve_seconds,
+        deadline=prepared.started + plan.budget_seconds - prepared.reserve_seconds,
         on_progress=request.on_progress,
         on_result=lambda pack, result: tracking.hear(pack, result, subject.tokens_E, plan.decide),
     ).run()
@@ -115,6 +117,8 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             deadline=prepared.started + prepared.plan.budget_seconds,
             interrupted=outcome.stopped == "interrupted",
         )
+    stopped = outcome.stopped == "interrupted" or besides.interrupted
+    cuts = no_cuts(table.directory) if stopped else _cuts(prepared, table, decision)
     mean_tokens = float(np.mean([len(e.token_ids_T) for e in data.train]))
     one_run = mean_tokens * data.train_rows
     batch_tokens = int(request.recipe.batch_size * mean_tokens)
@@ -128,7 +132,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
         cost=cost(
             prepared.executor.device_words,
             prepared.executor.peak_gib(),
-            planned_seconds=prepared.plan.planned_seconds,
+            planned_seconds=prepared.plan.planned_seconds + prepared.cutting.seconds,
             took_seconds=time.monotonic() - prepared.started,
             runs=runs_spent(table, judges, one_run * request.recipe.epochs),
             resolvable=decision.resolvable_difference_percent,
@@ -137,7 +141,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             request.command,
             request.seed,
             table.directory,
-            interrupted=outcome.stopped == "interrupted" or besides.interrupted,
+            interrupted=stopped or cuts.interrupted,
         ),
         points=measured_points(table, decision, request.recipe, outcome.evidence.tokens_E),
         next_steps=next_steps(decision, prepared.plan, outcome.evidence, request.command),
@@ -149,6 +153,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             *data.notes,
             *prepared.executor.notes,
             *besides.notes,
+            *cuts.notes,
             *mixed_origins(table),
             *_missed(prepared.plan, table),
         ),
@@ -157,11 +162,33 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
         answer,
         own_measure=besides.own_measure,
         forgetting=besides.forgetting,
+        cuts=cuts.cuts,
         recipe_from=request.recipe_from,
     )
     answer.save(table.directory)
     keep_adapter(table, answer)
     return answer
+
+
+def _cuts(prepared: Prepared, table: LossTable, decision: Decision) -> Cuts:
+    """Cuts of what the runs left on disk; nothing where that is on other machines."""
+    if not prepared.on_one_device:
+        return no_cuts(table.directory)
+    base, data, executor = prepared.base, prepared.data, prepared.executor
+    subject = CutSubject(
+        prepared.model,
+        table,
+        decision,
+        executor.decide,
+        executor.score,
+        prepared.candidates,
+        prepared.job.examples,
+        prepared.speed.evaluate_seconds_per_token,
+        prepared.started + prepared.plan.budget_seconds,
+        {"examples": data.train_rows, "model": base.fingerprint, "data": data.fingerprint},
+        prepared.request.on_progress,
+    )
+    return measure_cuts(prepared.cutting, subject)
 
 
 def _missed(plan: Plan, table: LossTable) -> tuple[str, ...]:

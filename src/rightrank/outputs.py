@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rightrank.besides.results import CUT_FOLDER
 from rightrank.errors import ResourceError, UserError
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def write_outputs(answer: Recommendation, directory: Path, request: Request | No
         return Written(paths, problem)
     if (directory / "adapter").is_dir():
         paths["Trained adapter"] = directory / "adapter"
+    if answer.cuts is not None and answer.cuts.kept is not None and (directory / CUT_FOLDER).is_dir():
+        paths["Cut adapter"] = (
+            f"{directory / CUT_FOLDER} (r={answer.cuts.kept}, cut from r={answer.cuts.rank})"
+        )
     if answer.finished is not None:
         rows = f"{answer.finished.examples:,}"
         paths["Finished adapter"] = f"{answer.finished.directory} (trained on all {rows} rows)"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rightrank.besides.asked import Asked, Model, ask, price
+from rightrank.besides.cut_price import CutsPlan, plan_cuts
 from rightrank.errors import BudgetError
 from rightrank.finishing import price_line
 from rightrank.fitting import enough_memory, fit_each_other, ranks_to_try
@@ -57,6 +58,18 @@ class Prepared:
     widest_rank: int
     asked: Asked
     """What is measured besides the loss."""
+    cutting: CutsPlan
+    """What is measured of cuts, without being asked for."""
+
+    @property
+    def on_one_device(self) -> bool:
+        """Whether the model lies in this process."""
+        return _is_local(self.executor)
+
+    @property
+    def reserve_seconds(self) -> float:
+        """Of the budget, for what is measured after the runs."""
+        return self.asked.reserve_seconds + self.cutting.seconds
 
     @property
     def model(self) -> Model:
@@ -154,6 +167,9 @@ def _plan(
     peak = max(min(foreseen, card), executor.peak_gib())
     for line in plan_lines(plan, job, peak, card):
         request.on_text(line)
+    cutting = plan_cuts(plan, job, speed, ranks, several_devices=not _is_local(executor))
+    if cutting.line:
+        request.on_text(cutting.line)
     if request.finish:
         request.on_text(price_line(data, job, speed, ranks))
     return Prepared(
@@ -171,6 +187,7 @@ def _plan(
         ranks,
         widest,
         asked,
+        cutting,
     )
 
 
@@ -194,6 +211,12 @@ def _affordable_plan(
     if budget is None and least.least_seconds is not None and least.least_seconds <= LONGEST_UNASKED_SECONDS:
         return make_plan(job, speed, ranks, least.least_seconds, spent_seconds=spent)
     raise least
+
+
+def _is_local(executor: LocalExecutor | Fleet) -> bool:
+    from rightrank.executors.local import LocalExecutor
+
+    return isinstance(executor, LocalExecutor)
 
 
 def _model(executor: LocalExecutor | Fleet, memory: MemoryModel) -> Model:

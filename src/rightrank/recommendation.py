@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rightrank.besides.results import (  # noqa: TC001  (pydantic resolves them at run time)
+    CutsOfRun,
     Forgetting,
     OwnMeasure,
 )
@@ -186,6 +187,8 @@ class Recommendation:
     """The person's own measure of the finalists, where it was asked for."""
     forgetting: Forgetting | None = None
     """What training takes from the model's old skills, where that was asked for."""
+    cuts: CutsOfRun | None = None
+    """Cuts of the adapter of the largest rank, where that was trained on all the rows and time allowed it."""
     recipe_from: str | None = None
     """The config that the recipe was read from, and whose it is: ``axolotl.yml (Axolotl)``; None where there was none."""
     finished: Finished | None = None

@@ -15,10 +15,17 @@ TRUE_RANK, RANK, STRENGTH = 4, 16, 1.5
 
 
 @torch.no_grad()
-def write_adapter(folder: Any, *, noise: float = 0.3, ranks: tuple[int, ...] | None = None) -> Any:
-    """The adapter at ``folder``; ``ranks``: of every layer, where they differ."""
-    base = load_base(tiny_world.base(), tokenizer=tiny_world.word_tokenizer())
-    learned = dict(tiny_world.teacher(TRUE_RANK, STRENGTH).named_modules())
+def write_adapter(
+    folder: Any,
+    *,
+    noise: float = 0.3,
+    ranks: tuple[int, ...] | None = None,
+    beyond: float = 1.0,
+    hidden: int = 32,
+) -> Any:
+    """The adapter at ``folder``; ``ranks``: of every layer, where they differ; ``beyond``: how far it goes beyond the teacher."""
+    base = load_base(tiny_world.base(hidden), tokenizer=tiny_world.word_tokenizer())
+    learned = dict(tiny_world.teacher(TRUE_RANK, STRENGTH, hidden=hidden).named_modules())
     own = dict(base.model.named_modules())
     spec = AdapterSpec(RANK, alpha=2.0 * RANK, learning_rate=0.0, ranks=ranks)
     bank = AdapterBank(base.targets, [spec], device=base.device, dtype=torch.float32, start=False)
@@ -32,9 +39,10 @@ def write_adapter(folder: Any, *, noise: float = 0.3, ranks: tuple[int, ...] | N
         true = min(TRUE_RANK, rank)
         a[:true] = right[:true]
         b[:true] = (left[:, :true] * size[:true]).t()
-        b /= spec.scale_of(m)
+        b *= beyond / spec.scale_of(m)
     return export_adapter(bank, 0, folder, base_name="tiny")
 
 
-def rows(count: int = 240, seed: int = 3) -> list[dict[str, str]]:
-    return tiny_world.written_by(tiny_world.teacher(TRUE_RANK, STRENGTH), count, seed=seed)
+def rows(count: int = 240, seed: int = 3, hidden: int = 32) -> list[dict[str, str]]:
+    teacher = tiny_world.teacher(TRUE_RANK, STRENGTH, hidden=hidden)
+    return tiny_world.written_by(teacher, count, seed=seed)

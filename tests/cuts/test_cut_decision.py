@@ -43,6 +43,8 @@ def test_no_gain_and_a_gain_that_is_not_certain():
     unclear = decide_cut(planted([2.99, 2.98, 2.97], noise=2.0, decide=40, score=40))
     assert unclear.status == "UNDECIDED" and unclear.chosen == 2, "nothing is safe but the whole adapter"
     assert unclear.versions[0].gain_lost is None
+    shrunk = planted([2.99, 2.98, 2.97], noise=2.0, decide=40, score=40, sizes_V=[100, 300, 300])
+    assert decide_cut(shrunk).chosen == 1, "as it was trained, not shrunk"
 
 
 def test_few_rows_certify_nothing():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from rightrank.errors import UserError
 from rightrank.fleet import Tenant, Way, fleet_lines, plan_fleet, read_tenant
 from samples import sample
-from samples_of_cuts import a_cut
+from samples_of_cuts import a_cut, line
 
 
 def tenant(name, rank, *ways, status="SETTLED", margin=1.0):
@@ -79,6 +80,10 @@ def test_answers_of_runs_and_of_cuts_are_read(tmp_path):
     a_cut().save(tmp_path / "a")
     read = read_tenant(tmp_path / "a")
     assert (read.kind, read.rank, [way.rank for way in read.ways]) == ("cut", 4, [2, 4, 16])
+    shrunk = line("r=4 × 0.8", "cut", 4, 1.4, -3.0, "best", factor=0.8)
+    (tmp_path / "b").mkdir()
+    replace(a_cut(), lines=(*a_cut().lines, shrunk), choice="r=4 × 0.8").save(tmp_path / "b")
+    assert plan_fleet([read_tenant(tmp_path / "b")]).ceilings[-1].served[0].lost == -3.0
     beside = read_tenant(tmp_path / "a" / "cut.json")
     assert (beside.rank, beside.ways) == (read.rank, read.ways)
     sample("SETTLED").save(tmp_path / "run")

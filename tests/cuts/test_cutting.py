@@ -101,6 +101,45 @@ def test_ranks_of_single_layers_are_padded_for_servers(tmp_path):
     assert abs(result.served.mean_difference) < 1e-5
 
 
+def test_an_adapter_that_went_too_far_is_cut_and_shrunk_and_its_file_holds_the_factor(tmp_path):
+    cut_world.write_adapter(tmp_path / "given", beyond=1.6, noise=0.1)
+    result = cut(
+        tmp_path / "given",
+        ROWS,
+        tiny_world.base(),
+        tokenizer=tiny_world.word_tokenizer(),
+        out=tmp_path / "out",
+    )
+    assert result.status == "SETTLED" and result.choice == f"r=4 × {result.chosen.factor:g}"
+    assert 0.5 <= result.chosen.factor <= 0.8
+    assert f"multiply the update by {result.chosen.factor:g}" in result.headline
+    assert any("learning rate was likely too high" in reason for reason in result.reasons)
+    assert result.served is not None and result.served.loader == "PEFT"
+    assert result.served.holds and abs(result.served.mean_difference) < 1e-5
+    config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 4)
+
+
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes says much of what it lacks on a CPU
+def test_a_base_in_4_bits_is_cut_and_serves_what_was_measured(tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr("rightrank.bank.base_model.pick_dtype", lambda device: torch.float32)
+    model = tiny_world.base(hidden=64)  # 4-bit weights come in blocks of 64
+    model.save_pretrained(tmp_path / "model")
+    cut_world.write_adapter(tmp_path / "given", hidden=64)
+    rows, said = cut_world.rows(120, hidden=64), []
+    options = {"tokenizer": tiny_world.word_tokenizer(), "device": "cpu", "on_text": said.append}
+    four = cut(
+        tmp_path / "given", rows, tmp_path / "model", out=tmp_path / "4", quantization="4-bit", **options
+    )
+    assert "in 4-bit NF4" in said[1]
+    assert four.written is not None and four.served is not None
+    assert four.served.loader == "PEFT" and four.served.holds
+    assert abs(four.served.mean_difference) < 1e-4 and four.served.largest_difference < 1e-3
+    plain = cut(tmp_path / "given", rows, tmp_path / "model", out=tmp_path / "plain", **options)
+    assert 1e-3 < abs(four.base_loss.value - plain.base_loss.value) < 0.5, "rounded, and still the same model"
+
+
 def refused(match, adapter, data=None, **options):
     with pytest.raises(ConfigurationError, match=match) as caught:
         cut(

@@ -13,6 +13,7 @@ from rightrank.bank.evaluate import HeldOut
 from rightrank.bank.targets import Target
 from rightrank.cuts.race import race, versions_of
 from rightrank.errors import ConfigurationError
+from rightrank.stats.cuts import decide_cut
 
 UPDATES = (Update(Target("m", 32, 32), torch.eye(32), torch.ones(20), torch.eye(20, 32)),)
 
@@ -52,8 +53,8 @@ def examples(count):
 
 def raced(true, **options):
     rows, planted = examples(500), Planted(true, **options)
-    versions = versions_of(UPDATES, 20)
-    return versions, planted, race(versions, UPDATES, rows[:250], rows[250:], planted)
+    found = race(versions_of(UPDATES, 20), UPDATES, rows[:250], rows[250:], planted)
+    return [version.label for version in found.versions], planted, found.evidence
 
 
 def test_the_versions_are_every_power_of_two_the_whole_and_the_controls():
@@ -95,3 +96,36 @@ def test_the_whole_adapter_is_kept_even_where_it_is_worst():
 def test_a_loss_that_is_not_finite_is_one_sentence():
     with pytest.raises(ConfigurationError, match="no finite loss"):
         raced(lambda rank, factor: np.inf)
+
+
+def too_large(rank, factor):
+    """Shrinking by 0.8 gains 0.1 of a gain of 1, whatever the rank; ranks below 8 are hopeless."""
+    return {1: 2.9, 2: 2.5, 4: 2.2}.get(rank, 2.0) - 0.1 + abs(factor - 0.8) / 2
+
+
+def test_where_shrinking_helps_the_living_cuts_are_shrunk_too_and_may_be_chosen():
+    labels, planted, evidence = raced(too_large, noise=0.01)
+    assert labels == [
+        "r=1", "r=2", "r=4", "r=8", "r=8 × 0.8", "r=16", "r=16 × 0.8", "r=20", "whole × 0.8",
+    ]  # fmt: skip
+    assert evidence.candidate_V.all()
+    assert evidence.parameters_V.tolist() == sorted(evidence.parameters_V.tolist())
+    assert (8, 0.6) not in planted.evaluated and planted.evaluated[20, 0.5] == 64
+    assert planted.evaluated[8, 0.8] == evidence.loss_VE.shape[1], "the first rows too"
+    decision = decide_cut(evidence)
+    assert (decision.status, labels[decision.chosen]) == ("SETTLED", "r=8 × 0.8")
+
+
+def test_where_shrinking_does_not_help_the_controls_stay_controls():
+    labels, _, evidence = raced(stairs, noise=0.01)
+    assert labels == [v.label for v in versions_of(UPDATES, 20)]
+    assert evidence.candidate_V.tolist() == [True] * 6 + [False] * 5
+
+
+def test_what_is_as_good_unshrunk_is_taken_as_it_is():
+    """Shrinking gains 0.1 % of the gain: within the margin, so that the plain cut is taken."""
+    labels, _, evidence = raced(
+        lambda rank, factor: stairs(rank, 1.0) - 0.001 + abs(factor - 0.8) / 200, noise=0.0005
+    )
+    decision = decide_cut(evidence)
+    assert "r=8 × 0.8" in labels and labels[decision.chosen] == "r=8"

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from rightrank.cuts.result import CutResult
-from rightrank.cuts.words import reasons
+from rightrank.cuts.words import headline, reasons
 from rightrank.errors import DataError
+from rightrank.report.cut import lead, rows, spared
 from samples_of_cuts import a_cut, line
 
 
@@ -30,3 +31,32 @@ def test_an_answer_without_the_line_that_it_chose_is_damaged():
     for changes in ({"choice": "r=5"}, {"best": "r=5"}, {"lines": a_cut().lines[:2]}):
         with pytest.raises(DataError, match="damaged"):
             CutResult.from_json(replace(a_cut(), **changes).to_json())
+
+
+def test_a_shrunk_cut_is_named_as_one_and_the_table_stays_short():
+    shrunk = line("r=4 × 0.8", "cut", 4, 1.4, 0.0, "best", factor=0.8)
+    dropped = line("r=2 × 0.8", "cut", 2, 1.8, 20.0, "worse", rows=64, factor=0.8)
+    control = line("whole × 0.8", "scaled", 16, 1.41, 0.3, "as good", factor=0.8)
+    lines = (a_cut().lines[0], dropped, a_cut().lines[1], shrunk, a_cut().lines[2], control)
+    result = replace(a_cut(), lines=lines, choice="r=4 × 0.8", best="r=4 × 0.8")
+    assert [row.label for row in rows(result)] == ["r=2", "r=4", "r=4 × 0.8", "r=16 (whole)", "whole × 0.8"]
+    assert lead(result) == "Cut r=16 → r=4 × 0.8"
+    assert headline("SETTLED", shrunk, lines).startswith("Cut to rank 4 and multiply the update by 0.8:")
+    assert "holds the factor" in (spared(result) or "")
+    said = " ".join(reasons("SETTLED", shrunk, shrunk, lines))
+    assert "The shrunk adapter is better than what was trained" in said and "Not cut but scaled" not in said
+
+
+def test_the_whole_adapter_shrunk_spares_nothing_and_says_so():
+    control = line("whole × 0.8", "scaled", 16, 1.4, 0.0, "best", factor=0.8)
+    result = replace(a_cut(), lines=(*a_cut().lines[:3], control), choice="whole × 0.8", best="whole × 0.8")
+    assert lead(result) == "Keep r=16 × 0.8" and "MB" not in (spared(result) or "")
+    assert headline("SETTLED", control, result.lines).startswith(
+        "Keep rank 16 and multiply the update by 0.8:"
+    )
+
+
+def test_of_several_controls_one_line_is_shown():
+    more = line("whole × 0.5", "scaled", 16, 1.9, 40.0, "worse", factor=0.5, rows=64)
+    result = replace(a_cut(), lines=(*a_cut().lines, more))
+    assert [row.label for row in rows(result)][-1] == "whole × 0.7"

@@ -8,6 +8,10 @@ from typing import Literal
 Role = Literal["chosen", "best", "smallest", "yours", "rival"]
 """Why an adapter is a finalist; ``smallest``: the smallest rank not ruled out; ``rival``: the best of the other ranks."""
 OwnVerdict = Literal["agrees", "disagrees", "may be chance", "no gain", "not measured"]
+CUT_FOLDER = "cut_adapter"
+"""In a run directory: the cut that is better than the adapter kept beside it."""
+CutRivalVerdict = Literal["better", "as good", "worse", "cannot tell"]
+"""Of a cut against the recommended adapter."""
 
 
 @dataclass(frozen=True)
@@ -85,3 +89,40 @@ class Forgetting:
     """Training rows of the adapters."""
     settings: tuple[Forgot, ...]
     """By rank, then learning rate; one run each."""
+
+
+@dataclass(frozen=True)
+class CutOfRun:
+    """One cut of a trained adapter, not trained again."""
+
+    rank: int
+    loss: float
+    """Held-out nats a token: the best choice's, and by how much the cut lies above it on the rows that it was measured on."""
+    gain_lost: Change
+    """Percent, against the best choice, with its 95 % interval over rows."""
+    against: Change
+    """Percent of the gain that it loses more than the recommended adapter; below zero: it loses less."""
+    verdict: CutRivalVerdict
+    rows: int
+    """Held-out rows that this rests on."""
+    scored: bool
+    """False: it was left behind early, and its figures are of the rows that decide."""
+
+
+@dataclass(frozen=True)
+class CutsOfRun:
+    """Cuts of one trained adapter against the adapter that the answer recommends, both trained on all the rows."""
+
+    rank: int
+    """Of the adapter that was cut, as the two below."""
+    alpha: float
+    learning_rate: float
+    chosen_rank: int
+    """Of the recommended adapter."""
+    decide: int
+    score: int
+    cuts: tuple[CutOfRun, ...]
+    """By rank; none is larger than ``chosen_rank``."""
+    sentence: str
+    kept: int | None = None
+    """Rank of the cut that is surely better than the recommended adapter and lies beside it in ``CUT_FOLDER``; None: there is none."""

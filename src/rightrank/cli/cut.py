@@ -44,6 +44,12 @@ def cut(
     no_chat_template: Annotated[
         bool, typer.Option("--no-chat-template", help="Leave string prompts as they are.")
     ] = False,
+    load_in_4bit: Annotated[
+        bool, typer.Option("--load-in-4bit", help="The base in 4 bits (NF4), as QLoRA loads it.")
+    ] = False,
+    load_in_8bit: Annotated[
+        bool, typer.Option("--load-in-8bit", help="The base in 8 bits, as LLM.int8 has it.")
+    ] = False,
     out: Out = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="cuda, cuda:1, cpu. Default: a GPU.")
@@ -61,7 +67,7 @@ def cut(
     from rich.console import Console
 
     from rightrank import progress
-    from rightrank.arguments import one_of
+    from rightrank.arguments import bits, one_of
     from rightrank.cuts.cutting import cut as cut_adapter
     from rightrank.recipe import Recipe
     from rightrank.report.cut import print_cut, write_page
@@ -78,6 +84,7 @@ def cut(
             recipe=Recipe().given(max_length=max_length, loss_on=chosen_loss),
             chat_template=not no_chat_template,
             device=device,
+            quantization=bits(load_in_4bit, load_in_8bit),
             trust_remote_code=trust_remote_code,
             seed=seed,
             on_text=lambda line: progress.say(console, line),

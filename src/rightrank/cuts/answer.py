@@ -1,8 +1,8 @@
-"""From the decision about the cuts of an adapter to the answer that is saved and shown. Pure."""
+"""An adapter taken apart over its base; and from the decision about its cuts to the answer that is saved and shown."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.cut import Update
     from rightrank.bank.whole_modules import WholeModules
-    from rightrank.cuts.race import Version
+    from rightrank.cuts.race import Raced, Version
     from rightrank.data.held_out import HeldOutData
     from rightrank.stats.cuts import CutDecision, CutEvidence, VersionResult
     from rightrank.stats.paired import Estimate
@@ -44,11 +44,41 @@ class Adapter:
     whole: WholeModules
 
 
+def opened(folder: Path, base: BaseModel, base_name: str) -> Adapter:
+    """The adapter at ``folder`` taken apart, over ``base``. Raises ConfigurationError where they do not belong together."""
+    import torch
+
+    from rightrank.bank.adapters import AdapterBank, AdapterSpec
+    from rightrank.bank.cut import take_apart
+    from rightrank.bank.peft_format import adapted_ranks, import_adapter, read_adapter_config
+    from rightrank.bank.whole_modules import read_whole_modules
+
+    config = read_adapter_config(folder, whole_modules=True)
+    whole = read_whole_modules(folder, config)
+    ranks, dtype = adapted_ranks(folder, base.targets, whole)
+    base = replace(base, only=tuple(ranks))
+    by_target = tuple(ranks[target.name] for target in base.targets)
+    spec = AdapterSpec(max(by_target), alpha=1.0, learning_rate=0.0, ranks=by_target)
+    precise = torch.float64 if base.dtype == torch.float64 else torch.float32
+    bank = AdapterBank(base.targets, [spec], device=torch.device("cpu"), dtype=precise, start=False)
+    import_adapter(bank, 0, folder, whole=whole)
+    dropout = config.get("lora_dropout") or 0.0
+    return Adapter(
+        folder,
+        base,
+        base_name,
+        take_apart(bank, 0),
+        max(by_target),
+        dtype,
+        float(dropout) if isinstance(dropout, (int, float)) else 0.0,
+        whole,
+    )
+
+
 def make_cut_result(
     read: Adapter,
     data: HeldOutData,
-    versions: Sequence[Version],
-    evidence: CutEvidence,
+    raced: Raced,
     decision: CutDecision,
     *,
     uniform: bool,
@@ -56,6 +86,7 @@ def make_cut_result(
     """The answer, but for what is written and how long all took."""
     from rightrank.executors.survey import device_words
 
+    versions, evidence = raced.versions, raced.evidence
     lines = tuple(
         _line(version, int(parameters) * read.dtype.itemsize, int(parameters), found)
         for version, parameters, found in zip(versions, evidence.parameters_V, decision.versions, strict=True)

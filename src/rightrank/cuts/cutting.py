@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightrank.cuts import words
-from rightrank.cuts.answer import Adapter, make_cut_result
+from rightrank.cuts.answer import make_cut_result, opened
 from rightrank.cuts.race import race, versions_of
 from rightrank.cuts.result import FILE_NAME
 from rightrank.cuts.writing import FOLDER, write_cut
@@ -23,10 +23,10 @@ from rightrank.runs.directory import choose_directory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rightrank.cuts.race import Version
+    from rightrank.cuts.answer import Adapter
+    from rightrank.cuts.race import Raced, Version
     from rightrank.cuts.result import CutResult
     from rightrank.data.held_out import HeldOutData
-    from rightrank.stats.cuts import CutEvidence
 
 
 def cut(
@@ -42,13 +42,15 @@ def cut(
     device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
     seed: int = 0,
     on_text: Callable[[str], None] = lambda line: None,
 ) -> CutResult:
     """Measure cuts of a trained PEFT adapter to every power of two below its rank, and write the smallest that is as good as the best.
 
     ``dataset``: rows that the adapter was *not* trained on, as ``recommend`` reads them; one half chooses, the other scores. ``model``:
-    its base, None: the one that its config names. ``uniform``: one rank and one scale for all layers, as servers want it.
+    its base, None: the one that its config names; ``quantization``: ``4-bit`` or ``8-bit``, as it is loaded, None: as it is stored.
+    ``uniform``: one rank and one scale for all layers, as servers want it.
     ``recipe``: maximum length and what the loss is on; the rest of it counts for nothing. Writes ``cut.json`` and the adapter into
     ``out``. Raises UserError.
     """
@@ -62,15 +64,16 @@ def cut(
         on_text(
             f"{data.name}: {data.format}, {len(data.decide):,} rows choose, {len(data.score):,} others score."
         )
-        read = _read(adapter, source, name, tokenizer, device, loading)
+        packing = {"quantization": quantization}
+        read = _read(adapter, source, name, tokenizer, device, loading | packing)
         on_text(words.adapter_line(read.rank, len(read.updates), read.base.name, read.base.dtype_name))
         versions = versions_of(read.updates, read.rank)
-        evidence, packed = _measured(read, versions, data, recipe, on_text)
+        raced, packed = _measured(read, versions, data, recipe, on_text)
         from rightrank.stats.cuts import decide_cut
 
-        decision = decide_cut(evidence, seed=seed)
-        result = make_cut_result(read, data, versions, evidence, decision, uniform=uniform)
-        result = write_cut(read, data, versions, evidence, result, directory, packed=packed)
+        decision = decide_cut(raced.evidence, seed=seed)
+        result = make_cut_result(read, data, raced, decision, uniform=uniform)
+        result = write_cut(read, data, raced, result, directory, packed=packed)
     result = replace(result, directory=str(directory), seconds=time.monotonic() - started)
     result.save(directory)
     return result
@@ -119,35 +122,14 @@ def _read(
     folder: Path, source: Any, name: str, tokenizer: Any, device: str | None, loading: dict[str, Any]
 ) -> Adapter:
     """Load the base and take the adapter apart. Raises ConfigurationError where they do not belong together."""
-    import torch
-
-    from rightrank.bank.adapters import AdapterBank, AdapterSpec
     from rightrank.bank.base_model import load_base
-    from rightrank.bank.cut import take_apart
-    from rightrank.bank.peft_format import adapted_ranks, import_adapter, read_adapter_config
+    from rightrank.bank.peft_format import read_adapter_config
     from rightrank.bank.whole_modules import read_whole_modules
 
-    config = read_adapter_config(folder, whole_modules=True)
-    whole = read_whole_modules(folder, config)
+    # A mistake in the adapter shows before the base is loaded.
+    read_whole_modules(folder, read_adapter_config(folder, whole_modules=True))
     base = load_base(source, tokenizer, device=device, **loading)
-    ranks, dtype = adapted_ranks(folder, base.targets, whole)
-    base = replace(base, only=tuple(ranks))
-    by_target = tuple(ranks[target.name] for target in base.targets)
-    spec = AdapterSpec(max(by_target), alpha=1.0, learning_rate=0.0, ranks=by_target)
-    precise = torch.float64 if base.dtype == torch.float64 else torch.float32
-    bank = AdapterBank(base.targets, [spec], device=torch.device("cpu"), dtype=precise, start=False)
-    import_adapter(bank, 0, folder, whole=whole)
-    dropout = config.get("lora_dropout") or 0.0
-    return Adapter(
-        folder,
-        base,
-        name,
-        take_apart(bank, 0),
-        max(by_target),
-        dtype,
-        float(dropout) if isinstance(dropout, (int, float)) else 0.0,
-        whole,
-    )
+    return opened(folder, base, name)
 
 
 def _measured(
@@ -156,7 +138,7 @@ def _measured(
     data: HeldOutData,
     recipe: Recipe,
     on_text: Callable[[str], None],
-) -> tuple[CutEvidence, bool]:
+) -> tuple[Raced, bool]:
     """The versions' losses, and whether the model ran on packed rows."""
     from rightrank.bank.cut_evaluation import CutEvaluation
     from rightrank.executors.survey import facts_of, survey

@@ -1,5 +1,7 @@
 """The versions of an adapter against each other on held-out rows: all on a few, then those that may still be chosen on twice as many, …
 
+Where the whole update does better shrunk, that and the cuts shrunk by the same factor join them. The factor is chosen on rows that decide.
+
 Dimensions: V versions, E held-out examples (those that decide first, then those that score).
 """
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from rightrank.errors import ConfigurationError
 from rightrank.stats.cuts import CutEvidence, losing, settled
+from rightrank.stats.paired import paired_contrast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +33,9 @@ LEAST_SCORED = 128
 """Rows that score at least, where there are as many. Assumed."""
 FACTORS = (0.9, 0.8, 0.7, 0.6, 0.5)
 """By which the controls shrink the whole update. A cut shrinks it too; this tells whether that alone was what helped."""
+PROMISING_SE = 1.0
+"""Standard errors by which a control must beat the whole adapter on the first rows for shrunk versions to be tried. Assumed: a factor
+that helps is missed once in six, and others only cost time, since what is offered must win on other rows."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,14 @@ class Version:
     label: str
     kind: CutKind
     cut: Cut
+
+
+@dataclass(frozen=True)
+class Raced:
+    """The versions that took part, by size, and what was measured of them."""
+
+    versions: tuple[Version, ...]
+    evidence: CutEvidence
 
 
 class Evaluates(Protocol):
@@ -70,23 +84,101 @@ def race(
     evaluation: Evaluates,
     *,
     on_text: Callable[[str], None] = lambda line: None,
-) -> CutEvidence:
+) -> Raced:
     """Evaluate the versions on no more rows than it takes.
 
     What can be neither chosen nor best is dropped after 64, 128, … rows that decide; these end once the smallest that is left is surely
     as good as the others. The rest score on as many other rows, at least 128. The whole adapter is never dropped. The answer holds the
     rows that were used. Raises ConfigurationError where a loss is not finite.
     """
-    kept_V = np.array([version.kind == "whole" for version in versions])
-    evidence, alive_V = _nothing_yet(versions, updates), np.ones(len(versions), bool)
+    raced, alive_V = Raced(tuple(versions), _nothing_yet(versions, updates)), np.ones(len(versions), bool)
     ends = _rounds(len(decide))
     for start, end in zip([0, *ends], ends, strict=False):
-        evidence = _more(evidence, versions, alive_V, decide[start:end], evaluation, on_text, scores=False)
-        alive_V &= ~losing(evidence, alive_V, len(ends)) | kept_V
-        if settled(evidence, alive_V, len(ends)):
+        raced = _more(raced, alive_V, decide[start:end], evaluation, on_text, scores=False)
+        alive_V = _alive(raced, alive_V, len(ends))
+        if start == 0 and (factor := promising_factor(raced)) is not None:
+            raced, alive_V = _shrunk_too(raced, alive_V, updates, factor, decide[:end], evaluation, on_text)
+            alive_V = _alive(raced, alive_V, len(ends))
+        if settled(raced.evidence, alive_V, len(ends)):
             break
-    rows = max(len(evidence.tokens_E), LEAST_SCORED)
-    return _more(evidence, versions, alive_V, score[:rows], evaluation, on_text, scores=True)
+    rows = max(len(raced.evidence.tokens_E), LEAST_SCORED)
+    return _more(raced, alive_V, score[:rows], evaluation, on_text, scores=True)
+
+
+def _alive(raced: Raced, alive_V: Bool[np.ndarray, " V"], looks: int) -> Bool[np.ndarray, " V"]:
+    whole_V = np.array([version.kind == "whole" for version in raced.versions])
+    left_V: Bool[np.ndarray, " V"] = alive_V & (~losing(raced.evidence, alive_V, looks) | whole_V)
+    return left_V
+
+
+def promising_factor(raced: Raced) -> float | None:
+    """The factor whose control has the lowest loss, where that is below the whole adapter's by ``PROMISING_SE``; else None."""
+    loss_VE, tokens_E = raced.evidence.loss_VE, raced.evidence.tokens_E
+    whole = next(v for v, version in enumerate(raced.versions) if version.kind == "whole")
+    controls = [v for v, version in enumerate(raced.versions) if version.kind == "scaled"]
+    if not controls:
+        return None
+    best = min(controls, key=lambda v: float(loss_VE[v].sum()))
+    apart = paired_contrast(loss_VE[best], loss_VE[whole], tokens_E)
+    helps = apart.difference + PROMISING_SE * apart.standard_error < 0
+    return raced.versions[best].cut.factor if helps else None
+
+
+def _shrunk_too(
+    raced: Raced,
+    alive_V: Bool[np.ndarray, " V"],
+    updates: Sequence[Update],
+    factor: float,
+    examples: Sequence[TokenizedExample],
+    evaluation: Evaluates,
+    on_text: Callable[[str], None],
+) -> tuple[Raced, Bool[np.ndarray, " V"]]:
+    """``raced`` with the living cuts shrunk by ``factor`` beside them, evaluated on ``examples``, the rows so far.
+
+    The control of that factor may be chosen from now on; the others are left out. A cut that is hopeless has no shrunk version:
+    shrinking is assumed to gain it no more than it gains the whole adapter (so it was on nl2bash).
+    """
+    left = [
+        v
+        for v, version in enumerate(raced.versions)
+        if version.kind != "scaled" or version.cut.factor == factor
+    ]
+    cuts = [v for v in left if alive_V[v] and raced.versions[v].kind == "cut"]
+    new = [
+        Version(
+            f"{raced.versions[v].label} × {factor:g}", "cut", replace(raced.versions[v].cut, factor=factor)
+        )
+        for v in cuts
+    ]
+    versions = [*(raced.versions[v] for v in left), *new]
+    more = _nothing_yet(versions, updates)
+    rows = len(examples)
+    found = _evaluated(new, examples, evaluation, on_text, "shrunk cuts", "decide") if new else None
+    loss_VE, right_VE = raced.evidence.loss_VE[left], raced.evidence.right_VE[left]
+    if found is not None:
+        loss_VE = np.concatenate([loss_VE, found.loss_KE.reshape(len(new), rows)])
+        right_VE = np.concatenate([right_VE, found.right_KE.reshape(len(new), rows)])
+    evidence = replace(
+        raced.evidence,
+        loss_VE=loss_VE,
+        right_VE=right_VE,
+        parameters_V=more.parameters_V,
+        candidate_V=np.ones(len(versions), bool),
+    )
+    living = np.array([*(alive_V[v] or raced.versions[v].kind == "scaled" for v in left), *[True] * len(new)])
+    return _by_size(Raced(tuple(versions), evidence), living)
+
+
+def _by_size(raced: Raced, alive_V: Bool[np.ndarray, " V"]) -> tuple[Raced, Bool[np.ndarray, " V"]]:
+    """The same, by size; of one size what is not shrunk first, since of what is as good the first is chosen."""
+    evidence = raced.evidence
+    order = sorted(
+        range(len(raced.versions)),
+        key=lambda v: (int(evidence.parameters_V[v]), -raced.versions[v].cut.factor),
+    )
+    per_version = ("loss_VE", "right_VE", "parameters_V", "candidate_V")
+    evidence = replace(evidence, **{name: getattr(evidence, name)[order] for name in per_version})
+    return Raced(tuple(raced.versions[v] for v in order), evidence), alive_V[order]
 
 
 def _nothing_yet(versions: Sequence[Version], updates: Sequence[Update]) -> CutEvidence:
@@ -103,29 +195,27 @@ def _nothing_yet(versions: Sequence[Version], updates: Sequence[Update]) -> CutE
 
 
 def _more(
-    evidence: CutEvidence,
-    versions: Sequence[Version],
+    raced: Raced,
     alive_V: Bool[np.ndarray, " V"],
     examples: Sequence[TokenizedExample],
     evaluation: Evaluates,
     on_text: Callable[[str], None],
     *,
     scores: bool,
-) -> CutEvidence:
-    """``evidence`` and, of the base and the versions that are ``alive``, their losses on ``examples``."""
+) -> Raced:
+    """``raced`` and, of the base and the versions that are ``alive``, their losses on ``examples``."""
+    evidence, versions = raced.evidence, raced.versions
     living, rows = np.flatnonzero(alive_V), len(examples)
-    on_text(f"{len(living)} versions of the adapter on {rows:,} rows that {'score' if scores else 'decide'}.")
+    role = "score" if scores else "decide"
+    found = _evaluated(
+        [versions[int(v)] for v in living], examples, evaluation, on_text, "versions of the adapter", role
+    )
     base = evaluation.bare(examples)
-    found = evaluation.cuts([versions[int(v)].cut for v in living], examples)
-    if not np.isfinite(found.loss_KE).all():
-        raise ConfigurationError(
-            "With this adapter the model gives no finite loss on your rows.", "Train it again."
-        )
     loss_VE = np.full((len(versions), rows), np.nan)
     right_VE = np.full((len(versions), rows), -1, dtype=np.int64)
     loss_VE[living], right_VE[living] = found.loss_KE, found.right_KE
     tokens_E = np.array([example.trained_tokens for example in examples])
-    return replace(
+    more = replace(
         evidence,
         loss_VE=np.concatenate([evidence.loss_VE, loss_VE], axis=1),
         right_VE=np.concatenate([evidence.right_VE, right_VE], axis=1),
@@ -133,6 +223,24 @@ def _more(
         scores_E=np.concatenate([evidence.scores_E, np.full(rows, scores)]),
         base_loss_E=np.concatenate([evidence.base_loss_E, base.loss_KE[0]]),
     )
+    return Raced(versions, more)
+
+
+def _evaluated(
+    versions: Sequence[Version],
+    examples: Sequence[TokenizedExample],
+    evaluation: Evaluates,
+    on_text: Callable[[str], None],
+    what: str,
+    role: str,
+) -> HeldOut:
+    on_text(f"{len(versions)} {what} on {len(examples):,} rows that {role}.")
+    found = evaluation.cuts([version.cut for version in versions], examples)
+    if not np.isfinite(found.loss_KE).all():
+        raise ConfigurationError(
+            "With this adapter the model gives no finite loss on your rows.", "Train it again."
+        )
+    return found
 
 
 def _rounds(rows: int) -> list[int]:

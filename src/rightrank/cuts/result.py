@@ -25,12 +25,13 @@ class CutLine:
     """One version of the adapter."""
 
     label: str
-    """``r=16``, ``r=128 (whole)``, ``whole × 0.7``."""
+    """``r=16``, ``r=16 × 0.8``, ``r=128``, ``whole × 0.7``."""
     kind: CutKind
-    """``scaled``: a control that shrinks the update without cutting it; never chosen."""
+    """``scaled``: the whole update shrunk and not cut; chosen only where shrinking helped on the first rows."""
     rank: int
     """The largest of its layers' ranks."""
     factor: float
+    """By which the update is multiplied, cut or not; the adapter that is written holds it."""
     parameters: int
     megabytes: float
     """10**6 bytes of its file, in the number format of the adapter that was given."""

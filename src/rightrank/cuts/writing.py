@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
     from rightrank.bank.cut import Cut
     from rightrank.cuts.answer import Adapter
-    from rightrank.cuts.race import Version
+    from rightrank.cuts.race import Raced
     from rightrank.cuts.result import CutResult
     from rightrank.data import TokenizedExample
     from rightrank.data.held_out import HeldOutData
-    from rightrank.stats.cuts import CutEvidence
 
 FOLDER = "adapter"
 """Of the cut adapter, beside ``cut.json``."""
@@ -31,8 +30,7 @@ CHECKED_ROWS = 8
 def write_cut(
     read: Adapter,
     data: HeldOutData,
-    versions: Sequence[Version],
-    evidence: CutEvidence,
+    raced: Raced,
     result: CutResult,
     directory: Path,
     *,
@@ -42,6 +40,7 @@ def write_cut(
 
     Raises ResourceError where it cannot be written.
     """
+    versions, evidence = raced.versions, raced.evidence
     chosen = next(v for v, version in enumerate(versions) if version.label == result.choice)
     cut = versions[chosen].cut
     padded = result.uniform and len(set(cut.ranks)) > 1

@@ -1,4 +1,4 @@
-"""The person's own measure and what the old skills lose, as text: shared by the terminal and the page, so that both say the same."""
+"""The person's own measure, what the old skills lose, and cuts, as text: shared by the terminal and the page, so that both say the same."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rightrank import recommendation_html as wording
 
 if TYPE_CHECKING:
+    from rightrank.besides.results import Change
     from rightrank.recommendation import Recommendation
 
 KEEPS_PERCENT = 1.0
@@ -47,6 +48,17 @@ class OldRow:
     change: str
     percent: str
     tokens_right: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class CutRow:
+    """One cut of a trained adapter, as text."""
+
+    label: str
+    kept: bool
+    loss: str
+    gain_lost: str
     verdict: str
 
 
@@ -122,6 +134,52 @@ def old_rows(recommendation: Recommendation) -> tuple[OldRow, ...]:
         )
         for f in old.settings
     )
+
+
+def cut_title(recommendation: Recommendation) -> str:
+    """Which adapter was cut."""
+    cuts = recommendation.cuts
+    if cuts is None:
+        return ""
+    rate = wording.learning_rate(cuts.learning_rate)
+    return f"Cut instead of trained: the adapter of r={cuts.rank} lr {rate}, its smallest directions left out"
+
+
+def cut_rows(recommendation: Recommendation) -> tuple[CutRow, ...]:
+    """By rank."""
+    cuts = recommendation.cuts
+    if cuts is None:
+        return ()
+    return tuple(
+        CutRow(
+            label=f"r={cut.rank} cut from r={cuts.rank}",
+            kept=cut.rank == cuts.kept,
+            loss=("" if cut.scored else "~") + wording.loss(cut.loss),
+            gain_lost=_percent_interval(cut.gain_lost),
+            verdict=cut.verdict,
+        )
+        for cut in cuts.cuts
+    )
+
+
+def cut_basis(recommendation: Recommendation) -> str:
+    """What the figures of the cuts rest on."""
+    cuts = recommendation.cuts
+    if cuts is None:
+        return ""
+    text = (
+        f"{cuts.decide:,} held-out rows chose, {cuts.score:,} others scored; one run each, so the intervals "
+        "count rows, not seeds."
+    )
+    if all(cut.scored for cut in cuts.cuts):
+        return text
+    return f"{text} ~ Left behind early, by the rows that choose."
+
+
+def _percent_interval(change: Change) -> str:
+    digits = 1 if max(abs(change.low), abs(change.high)) < 100 else 0
+    ends = f"{wording.number(change.low, digits)}, {wording.number(change.high, digits)}"
+    return f"{wording.percent(change.value)} [{ends}]"
 
 
 def _verdict(low: float, high: float) -> str:

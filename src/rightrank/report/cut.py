@@ -42,7 +42,7 @@ class Row:
 
 
 def rows(result: CutResult) -> tuple[Row, ...]:
-    """The table: the cuts by rank, the whole adapter, then the controls."""
+    """The table: the cuts by rank, the whole adapter, then the best of it shrunk. Shrunk cuts that were dropped early are left out."""
     return tuple(
         Row(
             wording.clean(line.label) + (" (whole)" if line.kind == "whole" else ""),
@@ -54,8 +54,20 @@ def rows(result: CutResult) -> tuple[Row, ...]:
             f"{line.rows:,}",
             line.verdict,
         )
-        for line in result.lines
+        for line in _shown(result)
     )
+
+
+def _shown(result: CutResult) -> list[CutLine]:
+    """Of the whole adapter shrunk by several factors, one line says what there is to say."""
+    known = [line for line in result.lines if line.kind == "scaled" and line.gain_lost is not None]
+    best = min(known, key=lambda line: line.loss.value, default=None)
+    named = (result.choice, result.best, None if best is None else best.label)
+    return [
+        line
+        for line in result.lines
+        if line.factor == 1 or line.label in named or (line.kind == "cut" and line.loss.source == "measured")
+    ]
 
 
 def _lost(line: CutLine, result: CutResult) -> str:
@@ -75,7 +87,11 @@ def lead(result: CutResult) -> str:
     if result.chosen.kind == "whole":
         keep = f"Keep r={result.whole.rank}"
         return f"Safe meanwhile: {keep.lower()}" if result.status == "UNDECIDED" else keep
-    use = f"r={result.whole.rank} → r={result.chosen.rank}"
+    scaled = "" if result.chosen.factor == 1 else f" × {result.chosen.factor:g}"
+    use = f"r={result.whole.rank} → r={result.chosen.rank}{scaled}"
+    if result.chosen.kind == "scaled":
+        use = f"r={result.chosen.rank}{scaled}"
+        return f"Safe meanwhile: {use}" if result.status == "UNDECIDED" else f"Keep {use}"
     return f"Safe meanwhile: {use}" if result.status == "UNDECIDED" else f"Cut {use}"
 
 
@@ -85,13 +101,17 @@ def spared(result: CutResult) -> str | None:
         return None
     before, after = result.whole, result.chosen
     share = 100 * (1 - after.parameters / before.parameters)
-    text = (
-        f"{_size(before.megabytes)} → {_size(after.megabytes)} MB, {before.parameters:,} → {after.parameters:,} numbers "
-        f"({wording.number(share, 0)} % less)."
-    )
+    text = []
+    if share > 0:
+        text.append(
+            f"{_size(before.megabytes)} → {_size(after.megabytes)} MB, {before.parameters:,} → {after.parameters:,} numbers "
+            f"({wording.number(share, 0)} % less)."
+        )
     if result.against_whole is not None:
-        text += f" Loss against the whole adapter: {_signed(result.against_whole)} nats a token."
-    return text
+        text.append(f"Loss against the whole adapter: {_signed(result.against_whole)} nats a token.")
+    if after.factor < 1:
+        text.append("The adapter that is written holds the factor: load it as any other.")
+    return " ".join(text)
 
 
 def _signed(figure: Figure) -> str:

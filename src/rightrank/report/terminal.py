@@ -161,6 +161,25 @@ def _besides(recommendation: Recommendation, console: Console) -> None:
             )
             console.print(Text(line, style="bold" if row.chosen else ""), soft_wrap=True)
         say(console, besides.FORGETTING_NOTE, "dim")
+    _cuts(recommendation, console)
+
+
+def _cuts(recommendation: Recommendation, console: Console) -> None:
+    """What cutting the largest rank gives, and what it says of the choice."""
+    cuts = recommendation.cuts
+    if cuts is None:
+        return
+    console.print()
+    say(console, besides.cut_title(recommendation))
+    against = f"against r={cuts.chosen_rank}"
+    head = f"{'':{_LABEL_WIDTH}}{'loss':>7}  {' gain lost [95 %]':<21}  {against}"
+    console.print(Text(head, style="dim"), soft_wrap=True)
+    for row in besides.cut_rows(recommendation):
+        value, bracket, interval = row.gain_lost.partition(" [")
+        line = f" {row.label:<27} {row.loss:>7}  {value:>6}{bracket}{interval:<{15 - len(bracket)}}  {row.verdict}"
+        console.print(Text(line, style="bold" if row.kept else ""), soft_wrap=True)
+    say(console, cuts.sentence)
+    say(console, besides.cut_basis(recommendation), "dim")
 
 
 def _closing(recommendation: Recommendation, console: Console, paths: Mapping[str, str | Path]) -> None:

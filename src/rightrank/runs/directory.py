@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rightrank.besides.results import CUT_FOLDER
 from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.runs.durable import DRAFT, DamagedError, file_digest, read_json, synchronise, write_json
@@ -40,6 +41,7 @@ FOLDERS = (
     "adapters",
     "adapters.old",
     "adapter",
+    CUT_FOLDER,
     "finished_adapter",
     "trl_rows",
     "chat_rows",
@@ -270,18 +272,21 @@ def _is_of(kept: Path, label: dict[str, Any]) -> bool:
 
 
 def damaged_adapter(directory: Path) -> list[str]:
-    """Files of the kept adapter that are not what was written; none where no adapter was kept."""
-    folder = directory / "adapter"
+    """Files of the adapters kept that are not what was written; none where no adapter was kept."""
+    return [f"{name}/{file}" for name in ("adapter", CUT_FOLDER) for file in _damaged(directory / name)]
+
+
+def _damaged(folder: Path) -> list[str]:
     try:
         sums = read_json(folder / LABEL).get("sha256", {})
     except DamagedError:
-        return [f"adapter/{LABEL}"]
+        return [LABEL]
     except OSError:
         return []
     if not isinstance(sums, dict) or any(name != Path(name).name for name in sums):
         return [f"adapter/{LABEL}"]
     return [
-        f"adapter/{name}"
+        name
         for name, digest in sums.items()
         if not (folder / name).is_file() or file_digest(folder / name) != digest
     ]

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+from rightrank.besides.results import CUT_FOLDER
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.recommendation_html import clean, number
 from rightrank.runs.history import ANSWER, is_run, read_answer, read_run
@@ -23,6 +24,8 @@ FOLDERS = (
     "adapters",
     "adapters.old",
     "adapter",
+    CUT_FOLDER,
+    "cutting",
     "finished_adapter",
     "finishing",
     "trl_rows",
@@ -34,6 +37,7 @@ FILES = (
     "report.html",
     "old_skills.json",
     "own_measure.json",
+    "cuts.json",
     "trl_sft.sh",
 )  # the last: version 0.1's config for TRL
 DRAFT = ".part"

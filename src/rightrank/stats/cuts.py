@@ -282,8 +282,9 @@ def _status(
     accurate = [v for v in by_size if versions[v].verdict != "worse"] or by_size
     lowest = min(bound(v) for v in accurate)
     near = (v for v in accurate if bound(v) <= lowest + 0.1 * GAIN_SHARE_PERCENT)
-    # Where nothing bounds what a cut loses, none is safe: the whole adapter, which is the largest, stays as it is.
-    safe = by_size[-1] if math.isinf(lowest) else next(near)
+    # Where nothing bounds what a cut loses, none is safe: the whole adapter, the first of the largest, stays as it is.
+    largest = max(by_size, key=lambda v: int(evidence.parameters_V[v]))
+    safe = largest if math.isinf(lowest) else next(near)
     equivalent = [v for v in accurate if bound(v) <= GAIN_SHARE_PERCENT]
     if not (enough and certain and equivalent):
         return "UNDECIDED", safe
