@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from rightrank.bank.adapters import AdapterSpec
-from rightrank.bank.flat import ALIGNED, BLOCK, ROWS_A_TILE, adapters_in, layout_of, plan_flat
+from rightrank.bank.flat import (
+    ALIGNED,
+    BLOCK,
+    ROWS_A_TILE,
+    Layout,
+    adapters_in,
+    are_one,
+    layout_of,
+    plan_flat,
+)
 from rightrank.bank.fused import add_lora, linear
 from rightrank.bank.targets import Target
 
@@ -47,23 +56,46 @@ def test_a_block_of_the_update_belongs_to_one_adapter() -> None:
 
 
 def test_tiles_cover_every_row_once_and_end_in_one_of_no_rows() -> None:
-    layout = layout_of(0, SPECS, plan_flat(TARGETS, SPECS), CPU)
-    assert adapters_in(layout) == len(SPECS)
+    layout = layout_of((0,), SPECS, plan_flat(TARGETS, SPECS), CPU)
+    assert adapters_in(layout.tables) == len(SPECS)
+    assert all(torch.equal(one, other) for one, other in zip(layout.a[1:], layout.b[0][1:], strict=True))
     covered = [
         (k, row)
-        for k, first, rank, _ in layout.tiles_N4.tolist()
+        for k, first, rank, _ in layout.a.tiles_N4.tolist()
         for row in range(first, min(rank, first + ROWS_A_TILE))
     ]
     assert sorted(covered) == [(k, row) for k, spec in enumerate(SPECS) for row in range(spec.rank_of(0))]
-    assert layout.tiles_N4[-1].tolist() == [0, 0, 0, 0]
-    assert layout.starts_K2.tolist() == [[0, 1], [8, 8], [16, 0], [16, 70], [88, 0]]
-    assert len(layout.rows_R) == 88
+    assert layout.a.tiles_N4[-1].tolist() == [0, 0, 0, 0]
+    assert layout.a.starts_K2.tolist() == [[0, 1], [8, 8], [16, 0], [16, 70], [88, 0]]
+    assert len(layout.scale_R) == 88
+
+
+def test_layers_of_a_group_lie_side_by_side_in_h_each_row_with_its_own_scale() -> None:
+    targets = (Target("a", I, O), Target("b", I, 4))
+    plan = plan_flat(targets, SPECS)
+    layout = layout_of((0, 1), SPECS, plan, CPU)
+    assert layout.a.starts_K2.tolist() == [[0, 2], [8, 16], [24, 4], [32, 140], [176, 0]]
+    assert layout.b[0].starts_K2.tolist() == [[0, 1], [8, 8], [24, 0], [32, 70], [176, 0]]
+    assert layout.b[1].starts_K2.tolist() == [[1, 1], [16, 8], [24, 4], [102, 70], [176, 0]]
+    assert layout.scale_R[[0, 1, 8, 23, 24, 27, 32, 171]].tolist() == [
+        2,
+        2,
+        3 / 8,
+        3 / 8,
+        1 / 4,
+        1 / 4,
+        9 / 70,
+        9 / 70,
+    ]
+    assert Layout.of(layout.tables) == layout
+    assert are_one((0, 1), targets, SPECS, plan_flat(targets, SPECS, 1))
+    assert not are_one((0, 1), targets, SPECS, plan), "a gap after 12 numbers"
 
 
 @pytest.mark.parametrize("owns", [True, False], ids=["linear", "add"])
 def test_products_and_gradients_are_those_of_autograd(owns: bool) -> None:
     plan = plan_flat(TARGETS, SPECS)
-    layout = layout_of(0, SPECS, plan, CPU)
+    tables = layout_of((0,), SPECS, plan, CPU).tables
     draw = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -74,9 +106,9 @@ def test_products_and_gradients_are_those_of_autograd(owns: bool) -> None:
 
     mine = x.clone().requires_grad_()
     if owns:
-        y, _ = linear(mine, weight, bias, working, gradient, *layout)
+        y, _ = linear(mine, [weight], bias, [O], working, gradient, tables)
     else:
-        y, _ = add_lora(F.linear(mine, weight, bias), mine, working, gradient, *layout)
+        y, _ = add_lora([F.linear(mine, weight, bias)], mine, working, gradient, tables)
     y.backward(dy)
 
     plain, numbers = x.clone().requires_grad_(), working.clone().requires_grad_()

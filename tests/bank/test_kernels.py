@@ -12,34 +12,37 @@ pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds on
 
 PROGRAM = """
 import torch
-from rightrank.bank import fused, kernels
+from rightrank.bank import fused, kernels, loops
 from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.flat import BLOCK, layout_of, plan_flat
 from rightrank.bank.targets import Target
 
-I, O, T = 72, 136, 600
-specs = [*(AdapterSpec(r, 2.0 * r + 1, 1e-3) for r in (1, 8, 20, 70)), AdapterSpec(8, 8.0, 1e-3, ranks=(0,))]
-plan = plan_flat([Target("a", I, O)], specs)
-layout, K = layout_of(0, specs, plan, torch.device("cpu")), len(specs)
+I, T, WIDTHS = 72, 600, [136, 40]
+specs = [
+    *(AdapterSpec(r, 2.0 * r + 1, 1e-3) for r in (1, 8, 70)),
+    AdapterSpec(8, 8.0, 1e-3, ranks=(20, 3)), AdapterSpec(8, 5.0, 1e-3, ranks=(0, 33)), AdapterSpec(8, 8.0, 1e-3, ranks=(0, 0)),
+]
+plan = plan_flat([Target("a", I, WIDTHS[0]), Target("b", I, WIDTHS[1])], specs)
+tables, K = layout_of((0, 1), specs, plan, torch.device("cpu")).tables, len(specs)
 draw = torch.Generator().manual_seed(0)
 normal = lambda *shape: torch.randn(*shape, generator=draw)
-working, x, y, dy, weight = normal(plan.total), normal(K * T, I), normal(K * T, O), normal(K * T, O), normal(O, I)
+working, x, dy = normal(plan.total), normal(K * T, I), normal(K * T, sum(WIDTHS))
+weights, bias, ys = [normal(width, I) for width in WIDTHS], normal(sum(WIDTHS)), [normal(K * T, width) for width in WIDTHS]
 
 def close(one, other):
     assert torch.linalg.vector_norm(one - other) < 1e-5 * torch.linalg.vector_norm(other)
 
-out, h = fused._add(y, x, working, layout)
-fused_h = kernels.shrink(x.view(K, T, I), working, 0, layout)
-expand = lambda start: kernels.expand(start, fused_h, working, 1, layout, O).view_as(out)
-close(expand(y.view(K, T, O)), out)
-close(expand(None), out - y)
-close(expand(y[0]), out - y + y[0])
-one, other = torch.ones(plan.total), torch.ones(plan.total)
-close(
-    fused._backward_fused(dy, x, fused_h, weight, working, one, layout),
-    fused._backward_loop(dy, x, h, weight, working, other, layout),
-)
-close(one, other)
+found = []
+for products in (loops, kernels):
+    fused._products = lambda x: products
+    gradient = torch.ones(plan.total)
+    own, h = fused.linear(x, weights, bias, WIDTHS, working, torch.zeros(0), tables)
+    bare, _ = fused.linear(x, weights, None, WIDTHS, working, torch.zeros(0), tables)
+    added, _ = fused.add_lora(ys, x, working, torch.zeros(0), tables)
+    dx = fused.linear_backward(dy, x, h, weights, WIDTHS, working, gradient, tables)
+    found.append((own, bare, added, dx, gradient))
+for one, other in zip(*found):
+    close(other, one)
 
 names = ("master", "gradient", "moment", "square", "working")
 numbers = torch.tensor([[1e-2] * K, [0.1] * K, [0.001] * K, [0.5] * K, [1.0] * (K - 1) + [0.0]])

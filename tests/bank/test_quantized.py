@@ -16,7 +16,11 @@ from rightrank.bank.evaluate import evaluate
 from rightrank.bank.forward import Forward, frozen
 from rightrank.bank.memory import measure_memory
 from rightrank.bank.quantized import bytes_held, describe, not_repacked
+from rightrank.bank.rows import StaticRow, shape_of
+from rightrank.bank.static import StaticForward
+from rightrank.bank.step import gradients, trained_tokens
 from rightrank.bank.targets import not_adapted, target_suffixes
+from rightrank.bank.update import working_copy
 from rightrank.bank.verify import choose_path
 from rightrank.errors import ConfigurationError
 from rightrank.recipe import Recipe
@@ -77,6 +81,26 @@ def test_three_adapters_train_as_three_runs_of_peft(folder, quantization):
         assert held_out.loss_KE[k].tolist() == pytest.approx(expected_held_out, rel=near)
     bare = [nats.sum().item() for nats in plain_losses(base.model, EXAMPLES)]
     assert abs(held_out.loss_KE[0] - bare).max() > 1e-2, "training must have moved the held-out losses"
+
+
+def test_steps_of_fixed_size_share_the_adapters_part_and_leave_the_packed_products_alone(folder):
+    base = loaded(folder)
+    plain, static = (start_of(base.model, SPECS) for _ in range(2))
+    for bank in (plain, static):
+        draw = torch.Generator().manual_seed(1)
+        bank.flat_master.add_(torch.randn(bank.flat_master.shape, generator=draw), alpha=0.1)
+        bank.refresh()
+    with Forward(base, plain) as forward:
+        wanted_K = gradients(forward, EXAMPLES, 1000)
+    row = StaticRow.empty(shape_of(EXAMPLES), len(SPECS), len(EXAMPLES), base.device)
+    row.fill(EXAMPLES, len(SPECS), sum(map(trained_tokens, EXAMPLES)))
+    loss_K = torch.zeros(len(SPECS))
+    with StaticForward(base, static, working_copy(static), longest=14) as static_forward:
+        assert [len(group.layers) for group in static_forward._groups] == [3, 1, 2, 1] * 2
+        static_forward.micro_step(row, loss_K)
+    assert torch.allclose(loss_K.double(), wanted_K, rtol=1e-5)
+    apart = torch.linalg.vector_norm(static.flat_gradient - plain.flat_gradient)
+    assert apart < 1e-4 * torch.linalg.vector_norm(plain.flat_gradient)
 
 
 def test_weights_stay_packed_as_they_were_loaded(folder):

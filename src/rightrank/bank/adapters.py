@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -114,6 +113,7 @@ class AdapterBank:
         for master, gradient in zip(self.masters, self.gradients, strict=True):
             master.grad = gradient  # where AdamW looks for it
         self._products = products
+        self._layouts: dict[tuple[int, ...], Layout] = {}
         self.modules = self._lay_out()
         if start:
             self.initialise()
@@ -123,10 +123,11 @@ class AdapterBank:
         spans = zip(self.plan.begins_K, self.plan.lengths_K, strict=True)
         return [flat[begin : begin + length] for begin, length in spans]
 
-    @cached_property
-    def layouts(self) -> list[Layout]:
-        """Where every target's matrices lie in the flat vectors, for products over them. They live as long as the bank."""
-        return [layout_of(index, self.specs, self.plan, self.device) for index in range(len(self.targets))]
+    def layout(self, members: tuple[int, ...]) -> Layout:
+        """Where the adapters of these targets, which read one tensor, lie in the flat vectors. It lives as long as the bank."""
+        if members not in self._layouts:
+            self._layouts[members] = layout_of(members, self.specs, self.plan, self.device)
+        return self._layouts[members]
 
     def _lay_out(self) -> list[Module]:
         modules = []

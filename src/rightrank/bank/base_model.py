@@ -6,6 +6,7 @@ import hashlib
 import json
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,13 @@ class BaseModel:
     def targets(self) -> tuple[Target, ...]:
         """What gets an adapter. Raises ModelError where there is nothing, or ``only`` names what is not there."""
         return chosen(find_targets(self.model), self.only)
+
+    @cached_property
+    def shared_inputs(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the layers to adapt that read one tensor each: query, key and value, say. Runs the model on two tokens."""
+        from rightrank.bank.groups import shared_inputs
+
+        return shared_inputs(self.model, [target.name for target in self.targets])
 
     @property
     def dtype(self) -> torch.dtype:

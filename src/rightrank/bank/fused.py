@@ -1,25 +1,26 @@
-"""The product that every adapter adds to its layer: y = W x + scale · (x Aᵀ) Bᵀ, for K adapters in one call.
+"""The product that every adapter adds to its layer, y = W x + scale · (x Aᵀ) Bᵀ, for K adapters and all layers that read x in one call.
 
-Two opaque operators that compilers and graphs take as they are: one that owns the layer's own product, which is then added by the matrix
-product itself on top of the adapters' part (plain linear layers), and one for layers whose own product is somebody else's (4-bit ones,
-Conv1D). Written twice: a loop over the adapters that anyone can read and every device can run, and Triton kernels for bfloat16 on CUDA.
+Two opaque operators that compilers and graphs take as they are: one that owns the layers' own products, which are then added by the
+matrix product itself on top of the adapters' part (plain linear layers), and one for layers whose own product is somebody else's (4-bit
+ones, Conv1D). What they are made of is written twice: loops over the adapters, and Triton kernels for bfloat16 on CUDA.
 
-Gradients of A and B go straight into the bank's flat gradient vector, a side effect of the backward operators that autograd does not see.
+The layers' outputs lie side by side in one tensor, so that x is projected once, and its gradient written once, for all of them.
+Gradients of A and B go straight into the bank's flat gradient vector, a side effect of the backward operator that autograd does not see.
 
-Dimensions: K adapters, T tokens of the row each of them sees, R rows of all ranks together, I numbers in, O numbers out, W either.
+Dimensions: K adapters, T tokens of the row each of them sees, M = K·T, R rows of all ranks together, I numbers in, O numbers out of
+all layers together, W numbers out of one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence  # noqa: TC003 (operators' schemas are read off their annotations)
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rightrank.bank import loops
 from rightrank.bank.flat import Layout, adapters_in
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def fused_products_run_here(device: torch.device, dtype: torch.dtype) -> bool:
@@ -36,42 +37,31 @@ def fused_products_run_here(device: torch.device, dtype: torch.dtype) -> bool:
 @torch.library.custom_op("rightrank::linear", mutates_args=())
 def linear(
     x_MI: Tensor,
-    weight_OI: Tensor,
+    weights: Sequence[Tensor],
     bias_O: Tensor | None,
+    widths: Sequence[int],
     working: Tensor,
     gradient: Tensor,
-    places_2K: Tensor,
-    starts_K2: Tensor,
-    tiles_N4: Tensor,
-    scale_K: Tensor,
-    rows_R: Tensor,
+    tables: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """(W x + b + adapters [K·T, O], h [T, R]); x is [K·T, I], adapter by adapter."""
-    layout = Layout(places_2K, starts_K2, tiles_N4, scale_K, rows_R)
-    if not x_MI.is_cuda:
-        return _add(torch.nn.functional.linear(x_MI, weight_OI, bias_O), x_MI, working, layout)
-    from rightrank.bank import kernels
+    """(W x + b + adapters [M, O], h [T, R]); x is [M, I], adapter by adapter.
 
-    x_KTI = x_MI.contiguous().view(adapters_in(layout), -1, x_MI.shape[1])
-    h_TR = kernels.shrink(x_KTI, working, 0, layout)
-    y_KTO = kernels.expand(bias_O, h_TR, working, 1, layout, weight_OI.shape[0])
-    return y_KTO.view(len(x_MI), -1).addmm_(x_MI, weight_OI.T), h_TR
+    ``widths``: numbers out of each layer. ``weights``: each layer's [W, I], or all of them in one.
+    """
+    biases = [None] * len(widths) if bias_O is None else bias_O.split(list(widths))
+    y_MO, h_TR = _on_top(biases, x_MI, widths, working, tables)
+    for y_MW, weight_WI in zip(_side_by_side(y_MO, weights), weights, strict=True):
+        y_MW.addmm_(x_MI, weight_WI.T)
+    return y_MO, h_TR
 
 
 @torch.library.custom_op("rightrank::add_lora", mutates_args=())
 def add_lora(
-    y_MO: Tensor,
-    x_MI: Tensor,
-    working: Tensor,
-    gradient: Tensor,
-    places_2K: Tensor,
-    starts_K2: Tensor,
-    tiles_N4: Tensor,
-    scale_K: Tensor,
-    rows_R: Tensor,
+    ys: Sequence[Tensor], x_MI: Tensor, working: Tensor, gradient: Tensor, tables: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """(y + adapters [K·T, O], h [T, R]); x is [K·T, I], adapter by adapter."""
-    return _add(y_MO, x_MI, working, Layout(places_2K, starts_K2, tiles_N4, scale_K, rows_R))
+    """(ys + adapters [M, O], h [T, R]); x is [M, I], adapter by adapter, and every y [M, W]."""
+    starts = [_by_adapter(y_MW.contiguous(), tables) for y_MW in ys]
+    return _on_top(starts, x_MI, [y_MW.shape[1] for y_MW in ys], working, tables)
 
 
 @torch.library.custom_op("rightrank::linear_backward", mutates_args=())
@@ -79,139 +69,110 @@ def linear_backward(
     dy_MO: Tensor,
     x_MI: Tensor,
     h_TR: Tensor,
-    weight_OI: Tensor | None,
+    weights: Sequence[Tensor],
+    widths: Sequence[int],
     working: Tensor,
     gradient: Tensor,
-    places_2K: Tensor,
-    starts_K2: Tensor,
-    tiles_N4: Tensor,
-    scale_K: Tensor,
-    rows_R: Tensor,
+    tables: Sequence[Tensor],
 ) -> Tensor:
-    """dx [K·T, I] of the adapters, and of W where it is given; adds dA and dB to ``gradient`` on the way."""
-    layout = Layout(places_2K, starts_K2, tiles_N4, scale_K, rows_R)
-    back = _backward_fused if x_MI.is_cuda else _backward_loop
-    return back(dy_MO.contiguous(), x_MI, h_TR, weight_OI, working, gradient, layout)
+    """dx [M, I] of the adapters, and of the ``weights`` where there are some; adds dA and dB to ``gradient`` on the way."""
+    do, layout = _products(x_MI), Layout.of(tables)
+    x_MI, dy_MO, dh_TR = x_MI.contiguous(), dy_MO.contiguous(), torch.empty_like(h_TR)
+    dx_MI = torch.empty_like(x_MI)
+    for dy_MW, side in zip(dy_MO.split(list(widths), 1), layout.b, strict=True):
+        dy_KTW = _by_adapter(dy_MW, tables)
+        do.shrink(dy_KTW, working, side, layout.scale_R, dh_TR)
+        do.add_outer(gradient, h_TR, dy_KTW, side)
+    do.add_outer(gradient, dh_TR, _by_adapter(x_MI, tables), layout.a)
+    do.expand(None, dh_TR, working, layout.a, _by_adapter(dx_MI, tables))
+    if weights:
+        for dy_MW, weight_WI in zip(_side_by_side(dy_MO, weights), weights, strict=True):
+            dx_MI.addmm_(dy_MW, weight_WI)
+    return dx_MI
+
+
+def _on_top(
+    starts: Sequence[Tensor | None],
+    x_MI: Tensor,
+    widths: Sequence[int],
+    working: Tensor,
+    tables: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """What the adapters add to each layer's start, which is whatever ``expand`` takes; and h."""
+    do, layout = _products(x_MI), Layout.of(tables)
+    x_KTI = _by_adapter(x_MI.contiguous(), tables)
+    h_TR = x_MI.new_empty(x_KTI.shape[1], len(layout.scale_R))
+    y_MO = x_MI.new_empty(len(x_MI), sum(widths))
+    do.shrink(x_KTI, working, layout.a, layout.scale_R, h_TR)
+    for start, y_MW, side in zip(starts, y_MO.split(list(widths), 1), layout.b, strict=True):
+        do.expand(start, h_TR, working, side, _by_adapter(y_MW, tables))
+    return y_MO, h_TR
+
+
+def _side_by_side(y_MO: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The parts of ``y_MO`` that come of each of the ``weights``."""
+    parts: Sequence[Tensor] = y_MO.split([len(weight_WI) for weight_WI in weights], 1)
+    return parts
+
+
+def _by_adapter(rows_MW: Tensor, tables: Sequence[Tensor]) -> Tensor:
+    return rows_MW.view(adapters_in(tables), -1, rows_MW.shape[1])
+
+
+def _products(x: Tensor) -> Any:
+    if not x.is_cuda:
+        return loops
+    from rightrank.bank import kernels
+
+    return kernels
 
 
 @linear.register_fake
-def _(
-    x: Tensor, weight: Tensor, bias: Any, working: Tensor, gradient: Tensor, *tables: Tensor
-) -> tuple[Tensor, Tensor]:
-    adapters = adapters_in(tables)
-    return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(x.shape[0] // adapters, tables[4].shape[0])
+def _(x: Tensor, weights: Any, bias: Any, widths: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
+    return _fake(x, sum(widths), rest[-1])
 
 
 @add_lora.register_fake
-def _(y: Tensor, x: Tensor, working: Tensor, gradient: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(y), x.new_empty(x.shape[0] // adapters_in(tables), tables[4].shape[0])
+def _(ys: Sequence[Tensor], x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _fake(x, sum(y.shape[1] for y in ys), rest[-1])
+
+
+def _fake(x: Tensor, width: int, tables: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    h = x.new_empty(x.shape[0] // adapters_in(tables), tables[0].shape[0])
+    return x.new_empty(x.shape[0], width), h
 
 
 @linear_backward.register_fake
 def _(dy: Tensor, x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x)
+    return x.new_empty(x.shape)
 
 
 def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, _, working, gradient, *tables = inputs
-    ctx.save_for_backward(x, weight, output[1], working, gradient, *tables)
+    x, weights, _, ctx.widths, working, gradient, tables = inputs
+    ctx.counts = len(weights), len(tables)
+    ctx.save_for_backward(x, output[1], working, gradient, *weights, *tables)
     ctx.mark_non_differentiable(output[1])
 
 
-def _linear_backward(ctx: Any, dy_MO: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    x, weight, h, working, gradient, *tables = ctx.saved_tensors
-    return linear_backward(dy_MO, x, h, weight, working, gradient, *tables), *[None] * 9
+def _linear_backward(ctx: Any, dy_MO: Tensor, _: Any) -> tuple[Any, ...]:
+    count, more = ctx.counts
+    x, h, working, gradient, *rest = ctx.saved_tensors
+    dx_MI = linear_backward(dy_MO, x, h, rest[:count], ctx.widths, working, gradient, rest[count:])
+    return dx_MI, [None] * count, None, None, None, None, [None] * more
 
 
 def _save_add(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, x, working, gradient, *tables = inputs
+    ys, x, working, gradient, tables = inputs
+    ctx.widths = [y.shape[1] for y in ys]
     ctx.save_for_backward(x, output[1], working, gradient, *tables)
     ctx.mark_non_differentiable(output[1])
 
 
-def _add_backward(ctx: Any, dy_MO: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+def _add_backward(ctx: Any, dy_MO: Tensor, _: Any) -> tuple[Any, ...]:
     x, h, working, gradient, *tables = ctx.saved_tensors
-    return dy_MO, linear_backward(dy_MO, x, h, None, working, gradient, *tables), *[None] * 7
+    dx_MI = linear_backward(dy_MO, x, h, [], ctx.widths, working, gradient, tables)
+    return list(dy_MO.split(ctx.widths, 1)), dx_MI, None, None, [None] * len(tables)
 
 
 linear.register_autograd(_linear_backward, setup_context=_save_linear)
 add_lora.register_autograd(_add_backward, setup_context=_save_add)
-
-
-def _add(y_MO: Tensor, x_MI: Tensor, working: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    adapters = adapters_in(layout)
-    x_KTI, y_KTO = x_MI.view(adapters, -1, x_MI.shape[1]), y_MO.view(adapters, -1, y_MO.shape[1])
-    if x_MI.is_cuda:
-        from rightrank.bank import kernels
-
-        h_TR = kernels.shrink(x_KTI, working, 0, layout)
-        out_KTO = kernels.expand(y_KTO, h_TR, working, 1, layout, y_MO.shape[1])
-        return out_KTO.view(y_MO.shape), h_TR
-    h_TR, out_KTO = x_MI.new_zeros(x_KTI.shape[1], len(layout.rows_R)), y_KTO.clone()
-    for k, a_rI, b_rO, span in _adapters(working, layout, x_MI.shape[1], y_MO.shape[1]):
-        h_TR[:, span] = (x_KTI[k] @ a_rI.T) * layout.scale_K[k]
-        out_KTO[k] += h_TR[:, span] @ b_rO
-    return out_KTO.view(y_MO.shape), h_TR
-
-
-def _backward_loop(
-    dy_MO: Tensor,
-    x_MI: Tensor,
-    h_TR: Tensor,
-    weight_OI: Tensor | None,
-    working: Tensor,
-    gradient: Tensor,
-    layout: Layout,
-) -> Tensor:
-    adapters, (width_in, width_out) = adapters_in(layout), (x_MI.shape[1], dy_MO.shape[1])
-    x_KTI, dy_KTO = x_MI.view(adapters, -1, width_in), dy_MO.view(adapters, -1, width_out)
-    dx_MI = torch.zeros_like(x_MI) if weight_OI is None else dy_MO @ weight_OI
-    dx_KTI = dx_MI.view(adapters, -1, width_in)
-    gradient = (
-        gradient.data
-    )  # autograd would take the side effect for a mistake, as it keeps the vector for the next layer
-    for k, a_rI, b_rO, span in _adapters(working, layout, width_in, width_out):
-        dh_Tr = (dy_KTO[k] @ b_rO.T) * layout.scale_K[k]
-        for place, product in (
-            (layout.places_2K[0], dh_Tr.T @ x_KTI[k]),
-            (layout.places_2K[1], h_TR[:, span].T @ dy_KTO[k]),
-        ):
-            begin = int(place[k])
-            gradient[begin : begin + product.numel()] += product.flatten().to(gradient.dtype)
-        dx_KTI[k] += dh_Tr @ a_rI
-    return dx_MI
-
-
-def _adapters(
-    working: Tensor, layout: Layout, width_in: int, width_out: int
-) -> Iterator[tuple[int, Tensor, Tensor, slice]]:
-    """For each adapter of rank above 0: its number, A [r, I], Bᵀ [r, O] and its columns of h."""
-    for k, (column, rank) in enumerate(layout.starts_K2.tolist()):
-        if rank:
-            a, b = int(layout.places_2K[0, k]), int(layout.places_2K[1, k])
-            yield (
-                k,
-                working[a : a + rank * width_in].view(rank, width_in),
-                working[b : b + rank * width_out].view(rank, width_out),
-                slice(column, column + rank),
-            )
-
-
-def _backward_fused(
-    dy_MO: Tensor,
-    x_MI: Tensor,
-    h_TR: Tensor,
-    weight_OI: Tensor | None,
-    working: Tensor,
-    gradient: Tensor,
-    layout: Layout,
-) -> Tensor:
-    from rightrank.bank import kernels
-
-    adapters = adapters_in(layout)
-    x_KTI, dy_KTO = x_MI.view(adapters, -1, x_MI.shape[1]), dy_MO.view(adapters, -1, dy_MO.shape[1])
-    dh_TR = kernels.shrink(dy_KTO, working, 1, layout)
-    kernels.add_outer(gradient, h_TR, dy_KTO, 1, layout)
-    kernels.add_outer(gradient, dh_TR, x_KTI, 0, layout)
-    dx_MI = kernels.expand(None, dh_TR, working, 0, layout, x_MI.shape[1]).view(x_MI.shape)
-    return dx_MI if weight_OI is None else dx_MI.addmm_(dy_MO, weight_OI)

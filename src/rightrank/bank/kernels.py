@@ -2,7 +2,7 @@
 
 ``torch._grouped_mm`` does the same in more passes: it cannot add to what is there, nor write float32 gradients from bfloat16 operands.
 All sums are in float32. Which adapter and which rows a program works on stands in a table, so that neither the number of adapters nor
-their ranks are compiled in.
+their ranks are compiled in. Rows of x and y may lie further apart than they are long, as those of parts of a tensor do.
 
 Dimensions: K adapters, T tokens of the row each of them sees, R rows of all ranks together, I numbers in, O numbers out; W either of
 I and O.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from rightrank.bank.flat import Layout
+    from rightrank.bank.flat import Side
 
 
 class Tile(NamedTuple):
@@ -46,10 +46,10 @@ PROGRAMS = 264
 
 @triton.jit
 def _shrink(
-    x_ptr, a_ptr, places_ptr, scale_ptr, h_ptr, tiles_ptr, tokens, width, rows_all,
+    x_ptr, a_ptr, places_ptr, scale_ptr, h_ptr, tiles_ptr, tokens, width, stride, rows_all,
     BT: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """h[t, start + r] = scale · Σ_w x[k, t, w] a_k[r, w] for the rows r of tile (k, first row, rank, column of row 0)."""
+    """h[t, column + r] = scale[column + r] · Σ_w x[k, t, w] a_k[r, w] for the rows r of tile (k, first row, rank, column of row 0)."""
     tile = tl.program_id(1)
     k = tl.load(tiles_ptr + 4 * tile).to(tl.int64)
     first = tl.load(tiles_ptr + 4 * tile + 1)
@@ -64,7 +64,7 @@ def _shrink(
         w = start + tl.arange(0, BW)
         here_w = w < width
         x = tl.load(
-            x_ptr + (k * tokens + t[:, None]) * width + w[None, :],
+            x_ptr + (k * tokens + t[:, None]) * stride + w[None, :],
             mask=here_t[:, None] & here_w[None, :],
             other=0.0,
         )
@@ -72,7 +72,8 @@ def _shrink(
             a_ptr + r[None, :] * width + w[:, None], mask=here_r[None, :] & here_w[:, None], other=0.0
         )
         sums += tl.dot(x, a)
-    out = (sums * tl.load(scale_ptr + k)).to(h_ptr.dtype.element_ty)
+    scale = tl.load(scale_ptr + column + r, mask=here_r, other=0.0)
+    out = (sums * scale[None, :]).to(h_ptr.dtype.element_ty)
     tl.store(
         h_ptr + t[:, None] * rows_all + (column + r)[None, :], out, mask=here_t[:, None] & here_r[None, :]
     )
@@ -80,7 +81,7 @@ def _shrink(
 
 @triton.jit
 def _expand(
-    y_ptr, out_ptr, h_ptr, b_ptr, places_ptr, starts_ptr, tokens, width, rows_all,
+    y_ptr, out_ptr, h_ptr, b_ptr, places_ptr, starts_ptr, tokens, width, y_stride, out_stride, rows_all,
     DIMENSIONS: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """out[k, t, w] = y + Σ_r h[t, start + r] b_k[r, w] over adapter k's rows; ``starts`` holds (column of row 0, rank).
@@ -107,17 +108,17 @@ def _expand(
             b_ptr + r[:, None] * width + w[None, :], mask=here_r[:, None] & (w < width)[None, :], other=0.0
         )
         sums += tl.dot(h, b)
-    place = (k * tokens + t[:, None]) * width + w[None, :]
+    row = k * tokens + t[:, None]
     if DIMENSIONS == 3:
-        sums += tl.load(y_ptr + place, mask=here, other=0.0).to(tl.float32)
+        sums += tl.load(y_ptr + row * y_stride + w[None, :], mask=here, other=0.0).to(tl.float32)
     elif DIMENSIONS == 1:
         sums += tl.load(y_ptr + w, mask=w < width, other=0.0).to(tl.float32)[None, :]
-    tl.store(out_ptr + place, sums.to(out_ptr.dtype.element_ty), mask=here)
+    tl.store(out_ptr + row * out_stride + w[None, :], sums.to(out_ptr.dtype.element_ty), mask=here)
 
 
 @triton.jit
 def _outer(
-    h_ptr, x_ptr, grad_ptr, parts_ptr, places_ptr, tiles_ptr, tokens, width, rows_all, share,
+    h_ptr, x_ptr, grad_ptr, parts_ptr, places_ptr, tiles_ptr, tokens, width, stride, rows_all, share,
     DIRECT: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """gradient_k[r, w] += Σ_t h[t, start + r] x[k, t, w], in float32, for the rows r of tile (k, first row, rank, column of row 0).
@@ -145,7 +146,7 @@ def _outer(
             other=0.0,
         )
         x = tl.load(
-            x_ptr + (k * tokens + t[:, None]) * width + w[None, :],
+            x_ptr + (k * tokens + t[:, None]) * stride + w[None, :],
             mask=here_t[:, None] & here_w[None, :],
             other=0.0,
         )
@@ -179,51 +180,47 @@ def _add_up(
 
 
 def shrink(
-    x_KTW: Float[Tensor, "K T W"], working: Float[Tensor, " P"], which: int, layout: Layout
-) -> Float[Tensor, "T R"]:
-    """Each adapter's x projected onto its own matrix in ``working``, scaled. ``which``: 0 for A [rank, W], 1 for B [rank, W]."""
+    x_KTW: Float[Tensor, "K T W"],
+    working: Float[Tensor, " P"],
+    side: Side,
+    scale_R: Float[Tensor, " R"],
+    h_TR: Float[Tensor, "T R"],
+) -> None:
+    """Each adapter's x projected onto its own matrix [rank, W] in ``working``, scaled, into its columns of h."""
     _, tokens, width = x_KTW.shape
-    columns, tiles = len(layout.rows_R), len(layout.tiles_N4) - 1
-    h_TR = x_KTW.new_empty(tokens, columns)
+    tiles = len(side.tiles_N4) - 1
     how = SHRINK if tiles * triton.cdiv(tokens, SHRINK.tokens) >= PROGRAMS else SHRINK_FEW
     _shrink[triton.cdiv(tokens, how.tokens), tiles](
-        x_KTW, working, layout.places_2K[which], layout.scale_K, h_TR, layout.tiles_N4, tokens, width, columns,
+        x_KTW, working, side.places_K, scale_R, h_TR, side.tiles_N4, tokens, width, x_KTW.stride(1), h_TR.shape[1],
         BT=how.tokens, BR=ROWS, BW=how.width, num_warps=how.warps, num_stages=how.stages,
     )  # fmt: skip
-    return h_TR
 
 
 def expand(
     y: Float[Tensor, "K T W"] | Float[Tensor, " W"] | None,
     h_TR: Float[Tensor, "T R"],
     working: Float[Tensor, " P"],
-    which: int,
-    layout: Layout,
-    width: int,
-) -> Float[Tensor, "K T W"]:
-    """y plus each adapter's h through its own matrix in ``working``. ``which``: 0 for A [rank, W], 1 for B [rank, W]."""
-    (tokens, columns), adapters = h_TR.shape, len(layout.scale_K) - 1
-    out_KTW = h_TR.new_empty(adapters, tokens, width)
+    side: Side,
+    out_KTW: Float[Tensor, "K T W"],
+) -> None:
+    """y plus each adapter's h through its own matrix [rank, W] in ``working``, into ``out_KTW``."""
+    adapters, tokens, width = out_KTW.shape
     grid = (triton.cdiv(tokens, EXPAND.tokens), triton.cdiv(width, EXPAND.width), adapters)
+    start, dimensions = (out_KTW, 0) if y is None else (y, y.ndim)
     _expand[grid](
-        out_KTW if y is None else y, out_KTW, h_TR, working, layout.places_2K[which], layout.starts_K2, tokens, width, columns,
-        DIMENSIONS=0 if y is None else y.ndim,
+        start, out_KTW, h_TR, working, side.places_K, side.starts_K2, tokens, width,
+        start.stride(-2) if dimensions == 3 else width, out_KTW.stride(1), h_TR.shape[1], DIMENSIONS=dimensions,
         BT=EXPAND.tokens, BR=ROWS, BW=EXPAND.width, num_warps=EXPAND.warps, num_stages=EXPAND.stages,
     )  # fmt: skip
-    return out_KTW
 
 
 def add_outer(
-    gradient: Float[Tensor, " P"],
-    h_TR: Float[Tensor, "T R"],
-    x_KTW: Float[Tensor, "K T W"],
-    which: int,
-    layout: Layout,
+    gradient: Float[Tensor, " P"], h_TR: Float[Tensor, "T R"], x_KTW: Float[Tensor, "K T W"], side: Side
 ) -> None:
-    """Add hᵀ x of each adapter to its own matrix in the float32 ``gradient``. ``which``: 0 for A [rank, W], 1 for B [rank, W]."""
+    """Add hᵀ x of each adapter to its own matrix [rank, W] in the float32 ``gradient``."""
     _, tokens, width = x_KTW.shape
     how = OUTER_WIDE if width >= WIDE else OUTER
-    tiles, across = len(layout.tiles_N4) - 1, triton.cdiv(width, how.width)
+    tiles, across = len(side.tiles_N4) - 1, triton.cdiv(width, how.width)
     steps = triton.cdiv(tokens, how.tokens)
     # Where there are too few programs, each takes a share of the tokens; at least four steps, or adding up costs more.
     share = max(1, min(triton.cdiv(PROGRAMS, tiles * across), steps // 4))
@@ -231,12 +228,12 @@ def add_outer(
     count = triton.cdiv(tokens, each)
     parts = gradient if count == 1 else gradient.new_empty(count * tiles * ROWS * width)
     _outer[tiles, across, count](
-        h_TR, x_KTW, gradient, parts, layout.places_2K[which], layout.tiles_N4, tokens, width, h_TR.shape[1], each,
+        h_TR, x_KTW, gradient, parts, side.places_K, side.tiles_N4, tokens, width, x_KTW.stride(1), h_TR.shape[1], each,
         DIRECT=count == 1, BT=how.tokens, BR=ROWS, BW=how.width, num_warps=how.warps, num_stages=how.stages,
     )  # fmt: skip
     if count > 1:
         _add_up[tiles, triton.cdiv(width, 128)](
-            parts, gradient, layout.places_2K[which], layout.tiles_N4, width, count, BR=ROWS, BW=128
+            parts, gradient, side.places_K, side.tiles_N4, width, count, BR=ROWS, BW=128
         )
 
 

@@ -24,7 +24,7 @@ from rightrank.bank.forward import (
     recompute_layers,
     replace_forward,
 )
-from rightrank.bank.fused import add_lora, linear
+from rightrank.bank.groups import groups_on
 from rightrank.bank.head_loss import HeadLoss, judge, nats_and_gradient
 from rightrank.bank.rows import STEP, StaticRow
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rightrank.bank.adapters import AdapterBank
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.batch import Batch
-    from rightrank.bank.flat import Layout
+    from rightrank.bank.groups import Group
     from rightrank.bank.head_loss import WithGradient
 
 
@@ -66,21 +66,22 @@ class StaticForward:
         """Rows whose logits exist at the same time."""
         self._by_hand = _compiled_by_hand() if compiled else None
         self._stack = ExitStack()
+        self._groups: list[Group] = []
+        """Captured graphs read what these hold, so they live as long as this does."""
         self._start: Tensor | None = None
         self._output_type: type = object
 
     def __enter__(self) -> StaticForward:
         model = self.base.model
         varlen.register()
+        self._groups = self._groups or groups_on(self.base, self.bank, self.working)
         with ExitStack() as stack:  # undone at once where one of these fails
             stack.enter_context(frozen(model))
             stack.enter_context(_attention(model, varlen.NAME))
             handle = model.get_input_embeddings().register_forward_hook(self._begin)
             stack.callback(handle.remove)
-            named = dict(model.named_modules())
-            for target, layout in zip(self.bank.targets, self.bank.layouts, strict=True):
-                if len(layout.rows_R):
-                    self._attach(named[target.name], layout, stack)
+            for group in self._groups:
+                group.attach(stack)
             if self.compiled:
                 # The adapters' tables hang on the layers, whose shapes would otherwise count as fixed.
                 stack.enter_context(torch._dynamo.config.patch(force_nn_module_property_static_shapes=False))
@@ -149,20 +150,6 @@ class StaticForward:
         self._start = embedded.detach().requires_grad_()
         return self._start
 
-    def _attach(self, module: nn.Module, layout: Layout, stack: ExitStack) -> None:
-        numbers = (self.working, self.bank.flat_gradient, *layout)
-        module._rightrank = numbers  # type: ignore[assignment]
-        # Whatever depends on the number of adapters, their ranks or a row's tokens is a variable of the compiled code.
-        for tensor, dimension in zip(numbers, (0, 0, 1, 0, 0, 0, 0), strict=True):
-            torch._dynamo.mark_dynamic(tensor, dimension)
-        stack.callback(delattr, module, "_rightrank")
-        if type(module) is torch.nn.Linear:
-            replace_forward(module, _own_product.__get__(module), stack)
-        else:
-            module._rightrank_forward = module.forward  # type: ignore[assignment]
-            stack.callback(delattr, module, "_rightrank_forward")
-            replace_forward(module, _added_product.__get__(module), stack)
-
 
 def _compiled_by_hand() -> WithGradient:
     compiled = torch.compile(nats_and_gradient, fullgraph=True)
@@ -174,17 +161,3 @@ def _compiled_by_hand() -> WithGradient:
         return found
 
     return by_hand
-
-
-def _own_product(self: Any, x: Tensor) -> Tensor:
-    """``forward`` of a plain linear layer with adapters."""
-    out: Tensor = linear(x.flatten(0, -2), self.weight, self.bias, *self._rightrank)[0]
-    return out.view(*x.shape[:-1], out.shape[-1])
-
-
-def _added_product(self: Any, x: Tensor) -> Tensor:
-    """``forward`` of any other linear layer with adapters."""
-    y: Tensor = self._rightrank_forward(x)
-    inputs = x.flatten(0, -2).to(self._rightrank[0].dtype)
-    out: Tensor = add_lora(y.flatten(0, -2).to(inputs.dtype), inputs, *self._rightrank)[0]
-    return out.view(y.shape).to(y.dtype)
