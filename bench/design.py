@@ -10,7 +10,7 @@ For every data set and recipe (3 epochs and 1):
 * At n the guides' settings (alpha = 2r, 2e-4) for r = 8, 16 and 64.
 * Seeds 1 and 2 at six points drawn from those within 3 % of the best's gain, at n and n/8: the noise floor.
 
-Three disjoint sets of rows: those trained on, up to 500 that decide, up to 1,000 that score (at n alone).
+Three disjoint sets of rows: those trained on, up to 500 that decide, up to 1,000 that score.
 
 Besides, on three sets, whether a scale of r^-1/2, r^-3/4 or r^-1 lets one learning rate serve every rank: runs at r = 4 and 256.
 """

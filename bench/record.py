@@ -75,19 +75,18 @@ class Recorder:
     def size(self, size: int, whole: int) -> bool:
         """All runs of a size but other seeds. False where time did not suffice."""
         while points := next_points(self.level(size), ranks_at(size, whole)):
-            if not self.train([configuration(*point, "rank") for point in points], size, score=size == whole):
+            if not self.train([configuration(*point, "rank") for point in points], size):
                 return False
-        return size != whole or self.train(guides(), size, score=True)
+        return size != whole or self.train(guides(), size)
 
-    def seeds(self, size: int, whole: int) -> bool:
+    def seeds(self, size: int) -> bool:
         """The noise floor at a size."""
         points = near_best(self.level(size), self.base(), seed=size)
         return all(
-            self.train([configuration(*point, "rank", seed) for point in points], size, score=size == whole)
-            for seed in SEEDS
+            self.train([configuration(*point, "rank", seed) for point in points], size) for seed in SEEDS
         )
 
-    def train(self, wanted: Sequence[Configuration], size: int, *, score: bool) -> bool:
+    def train(self, wanted: Sequence[Configuration], size: int) -> bool:
         """Train what is not recorded yet. False where time did not suffice."""
         done = set(self.table.configurations(size))
         left = [c for c in wanted if c not in done]
@@ -95,7 +94,7 @@ class Recorder:
             for group in self.worker.executor.fit_together(left[start : start + TOGETHER]):
                 if time.monotonic() > self.until:
                     return False
-                pack = Pack(self.table.next_number, size, tuple(group), with_score=score)
+                pack = Pack(self.table.next_number, size, tuple(group), with_score=True)
                 self.table.begin(pack)
                 result, notes, _ = self.worker.train(pack, None, lambda share: None)
                 self.table.finish(pack, result)
@@ -138,12 +137,12 @@ def record(
     whole = sizes[0]
     if not all(recorder.size(size, whole) for size in sizes):
         return False
-    if not all(recorder.seeds(size, whole) for size in (whole, whole // 8) if size in sizes):
+    if not all(recorder.seeds(size) for size in (whole, whole // 8) if size in sizes):
         return False
     scales = (
         other_scales(recorder.level(whole)) if data_set.name in SCALE_SETS and epochs == EPOCHS[0] else []
     )
-    return recorder.train(scales, whole, score=True)
+    return recorder.train(scales, whole)
 
 
 def _prepared(
@@ -204,11 +203,10 @@ def say_price(tokenizer: object, names: Sequence[str], folder: Path) -> None:
             if not sizes:
                 continue
             row = float(np.mean([len(e.token_ids_T) for e in data.train[: sizes[0]]]))
-            judged = [sum(len(e.token_ids_T) for e in side) for side in held_out]
+            judged = sum(len(e.token_ids_T) for side in held_out for e in side)
             millions = 0.0
             for size in sizes:
-                seen = judged[0] + (judged[1] if size == sizes[0] else 0)
-                millions += runs_foreseen(size, sizes[0]) * (size * row * epochs + seen / 2) / 1e6
+                millions += runs_foreseen(size, sizes[0]) * (size * row * epochs + judged / 2) / 1e6
             print(f"{name:15} {epochs:g} epochs, sizes {sizes}: {millions:4.0f} million tokens")
             total += millions
     print(f"together {total:.0f} million, other scales left out")

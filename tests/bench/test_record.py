@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-
-import record
-from record import (
+from bench.design import (
     FEW_RANKS,
     FIRST_RATES,
     RANKS,
@@ -25,12 +18,18 @@ from record import (
     next_points,
     ranks_at,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bench import design, record
 from rightrank.bank.base_model import load_base
 from rightrank.executors.worker import Worker
 from rightrank.probe.loss_table import LossTable
 from rightrank.recipe import Recipe
 from small_run import save_model, save_rows, small_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @given(st.integers(0, 5), st.sampled_from(RANKS))
@@ -86,9 +85,10 @@ def test_sizes_of_under_fifty_steps_are_left_out(
 
 
 def test_a_set_is_recorded_and_not_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(record, "RANKS", (2, 8))
-    monkeypatch.setattr(record, "FEW_RANKS", (8,))
-    monkeypatch.setattr(record, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(design, "RANKS", (2, 8))
+    monkeypatch.setattr(design, "FEW_RANKS", (8,))
+    monkeypatch.setattr(design, "GUIDE_RANKS", (4,))
+    monkeypatch.setattr(design, "FEWEST_STEPS", 2)
     base = load_base(save_model(tmp_path / "model"))
     save_rows(tmp_path / "rows.jsonl", small_rows(80))
     one = DataSet("small", "rows.jsonl", None, 64)
