@@ -21,7 +21,7 @@ from rightrank.errors import BudgetError
 from rightrank.probe.ladder import prior_learning_rate
 from rightrank.probe.loss_table import LossTable
 from rightrank.probe.pack import PackResult
-from rightrank.probe.plan import CANDIDATE_RANKS, Job, Plan, Speed, judged_rows, make_plan
+from rightrank.probe.plan import CANDIDATE_RANKS, SLACK, Job, Plan, Speed, all_drafts, judged_rows, make_plan
 from rightrank.probe.run import Probe, Subject
 from rightrank.recipe import equivalent_learning_rate
 from rightrank.stats.decision import decide
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from bench.tables import Surface
     from rightrank.probe.pack import Configuration, Pack
+    from rightrank.stats.evidence import Evidence
     from rightrank.stats.results import Decision
 
 SAME = 1e-3
@@ -209,6 +210,7 @@ class Replayed:
     """What a probe said and what it cost."""
 
     decision: Decision
+    evidence: Evidence
     plan: Plan
     cost_runs: float
     interpolated_share: float
@@ -231,15 +233,13 @@ def speed_of(surface: Surface) -> Speed:
 
 
 def plan_of(surface: Surface, job: Job, budget_runs: float) -> Plan:
-    """The probe's own plan, its sizes moved to the nearest recorded ones. Raises BudgetError where there are none for it."""
+    """The probe's own plan among those of recorded sizes. Raises BudgetError where none is paid for."""
     ranks = [r for r in CANDIDATE_RANKS if r in set(surface.rank_C.tolist())]
-    plan = make_plan(job, speed_of(surface), ranks, budget_runs)
-    final = _nearest(surface, plan.final_examples)
-    scouts = [n for n in surface.sizes if n < final]
-    if not scouts:
-        raise BudgetError(f"{budget_runs} runs pay for no recorded size.", "Record smaller ones.")
-    scout = min(scouts, key=lambda n: abs(math.log(n / plan.scout_examples)))
-    return replace(plan, scout_examples=scout, final_examples=final)
+    moved = [replace(d, scout_examples=_nearest(surface, d.scout_examples), final_examples=_nearest(surface, d.final_examples))
+             for d in all_drafts(job, ranks) if not d.starved]  # fmt: skip
+    among = [plan for plan in moved if plan.scout_examples < plan.final_examples]
+    # Recorded runs take as long as foreseen: nothing is set aside.
+    return make_plan(job, speed_of(surface), ranks, budget_runs / (1 - SLACK), among=among)
 
 
 def _nearest(surface: Surface, size: int) -> int:
@@ -274,7 +274,9 @@ def replay(
     if not table.packs:
         return None
     decision = decide(outcome.evidence, seed=seed)
-    return Replayed(decision, plan, executor.now, executor.interpolated / max(1, executor.served))
+    return Replayed(
+        decision, outcome.evidence, plan, executor.now, executor.interpolated / max(1, executor.served)
+    )
 
 
 def subject_of(

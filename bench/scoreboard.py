@@ -102,7 +102,7 @@ def score_probe(surface: Surface, budget: float, resample: int | None = None) ->
 def probe_scored(surface: Surface, budget: float, found: Replayed, every: Truth, apart: Truth) -> Score:
     """``found`` against the truth on all scoring rows, and on those that it has not seen."""
     decision = found.decision
-    best, choice = decision.best, decision.choice
+    best, choice = decision.foreseen, decision.choice
     tuned = [p for p in decision.choices if p.kind == "tuned" and p.gain_lost is not None]
     truths = [apart.regret_percent(p.setting.rank, axis(p.setting)) for p in tuned]
     covered = sum(

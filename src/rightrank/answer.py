@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rightrank.probe.plan import EVALUATION_SHARE
+from rightrank.probe.plan import EVALUATION_SHARE, FEW
 from rightrank.recommendation import (
     Check,
     Choice,
@@ -165,7 +165,7 @@ def next_steps(decision: Decision, plan: Plan, evidence: Evidence, command: str)
     steps = []
     top = int(evidence.examples_C.max())
     most = evidence.all_examples if plan.most is None else plan.most
-    if top < most or plan.breadth == "lean":
+    if top < most or plan.breadth in FEW:
         more = "not just three of them" if top >= most else "nothing is extrapolated then"
         rows = "all your rows"
         if plan.most is not None:

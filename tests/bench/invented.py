@@ -6,7 +6,7 @@ Dimensions: C runs, E held-out examples.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from bench.design import DECIDE, FIRST_RATES, RATES, SEEDS, Point, guides, next_points, ranks_at
@@ -14,35 +14,41 @@ from bench.tables import Surface
 
 from rightrank.probe.ladder import configuration
 from rightrank.recipe import Recipe, equivalent_learning_rate
+from rightrank.stats.valley import lost_percent, recorded_prior
 
 BASE, GAIN = 3.0, 1.5
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Share of the gain that a setting loses: a valley in the learning rate, and more of it the fewer ranks or rows."""
+    """A valley as recorded data sets have them, what no valley knows, and seeds. Percent of the gain."""
 
-    best_axis: float = -3.0
-    by_rank: float = -0.1
-    """Decades by which the best learning rate moves from rank 16 to 256."""
-    by_rows: float = 0.0
-    """Decades by which it moves for each halving of the rows."""
-    bend: float = 0.15
-    saturates_at: float = 16.0
-    halving: float = 0.02
-    noise: float = 0.001
-    """Standard deviation between seeds, a share of the gain."""
+    theta: tuple[float, ...] = tuple(recorded_prior().mean_P)
+    """Parameters of ``rightrank.stats.valley``."""
+    misfit: float = 0.2
+    """Standard deviation of a setting from the valley, the same for every seed and size."""
+    noise: float = 0.1
+    """Standard deviation between seeds."""
+    halving: float = 6.0
+    """What half the rows cost at the best setting."""
+
+    @classmethod
+    def drawn(cls, seed: int, **changes: float) -> Truth:
+        """One of the data sets that the prior is about."""
+        prior = recorded_prior()
+        rng = np.random.default_rng([seed, 3])
+        return replace(cls(tuple(rng.normal(prior.mean_P, prior.spread_P))), **changes)
 
     def lost(self, rank: int, axis: float, size: int, whole: int) -> float:
-        best = (
-            self.best_axis + self.by_rank * math.log(rank / 16, 16) + self.by_rows * math.log2(whole / size)
-        )
-        short = max(0.0, math.log2(self.saturates_at / rank))
-        return self.bend * (axis - best) ** 2 + self.halving * short + 0.06 * math.log2(whole / size)
+        """Against nothing in particular: levels of sizes apart."""
+        halvings = math.log2(whole / size)
+        valley = lost_percent(np.array(self.theta), *(np.array([v]) for v in (rank, axis, halvings)))
+        own = np.random.default_rng([5, rank, round(100 * axis) + 1000, abs(hash(self.theta)) % 2**31])
+        return float(valley[0]) + self.misfit * own.normal() + self.halving * halvings
 
-    def gain_lost(self, rank: int, axis: float, whole: int = 3200) -> float:
-        """Percent, at the whole size, against the best of all learning rates and ranks."""
-        return 100 * self.lost(rank, axis, whole, whole)
+    def best_axis(self, rank: int) -> float:
+        """log10 of the best learning rate on all rows."""
+        return self.theta[0] + self.theta[1] * math.log2(rank / 32)
 
 
 def invented(
@@ -75,7 +81,7 @@ def invented(
     loss_CE = np.empty((len(runs), E))
     for c, (rank, alpha, rate, _, size) in enumerate(runs):
         axis = math.log10(equivalent_learning_rate(rank, alpha, rate))
-        share = truth.lost(rank, axis, size, rows) + truth.noise * rng.normal()
+        share = (truth.lost(rank, axis, size, rows) + truth.noise * rng.normal()) / 100
         level_E = (
             BASE
             - GAIN * (1 - share)

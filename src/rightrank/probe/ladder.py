@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from rightrank.probe.foresee import foreseen_axes, most_worth, pair, rounded, unbracketed
 from rightrank.probe.loss_table import Configuration, Role
+from rightrank.probe.plan import FEW
 from rightrank.recipe import alpha_for, equivalent_learning_rate
 from rightrank.stats.surface import best_learning_rate, still_possible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rightrank.probe.plan import Plan
     from rightrank.stats.evidence import Evidence
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 # The grid of learning rates: half-decades, 1 and 3 times powers of ten, within what anyone trains adapters with.
 LOWEST, HIGHEST = 1e-6, 1e-1
 SEEDS = (1, 2)
+FEWEST_SCOUTS = 3
+"""Learning rates of one rank that say where the best lies, by the shape that other data sets have."""
 GUIDE_RANKS = (16, 8, 32, 64, 128)
 GUIDE_LEARNING_RATE = 2e-4
 """alpha = 2r and 2e-4: what most guides to LoRA print (QLoRA's appendix, Unsloth's and Axolotl's examples)."""
@@ -92,6 +96,10 @@ def next_stage(
         stage = _stage("learning rates", scout, grid, at[scout])
         if stage is not None or evidence is None:
             return stage
+    if plan.breadth in FEW and not plan.starved and len(at[scout]) >= FEWEST_SCOUTS:
+        stage = _few(evidence, plan, done, at)
+        if stage is not None:
+            return stage
     if scout < final and not at[final]:
         grown = _stage(
             "learning rates",
@@ -99,7 +107,7 @@ def next_stage(
             _beyond_edges(evidence, plan, scout, plan.scout_ranks, at[scout]),
             at[scout],
         )
-        repeated = plan.breadth == "lean" or any(c.seed for c in at[scout])
+        repeated = plan.breadth in FEW or any(c.seed for c in at[scout])
         repeats = [] if repeated else _repeats(evidence, scout, plan.scout_ranks, SEEDS[:1], at[scout])
         stage = grown or _stage("seeds", scout, repeats, at[scout])
         if stage is not None:
@@ -120,6 +128,40 @@ def next_stage(
         if stage is not None:
             return stage
     return None
+
+
+def _few(
+    evidence: Evidence,
+    plan: Plan,
+    done: Sequence[tuple[Configuration, int]],
+    at: Mapping[int, set[Configuration]],
+) -> Stage | None:
+    """Where all rows are foreseen from a part of them: how the best learning rate moves, the other ranks, then what is worth most."""
+    final, middle = plan.final_examples, plan.scout_ranks[0]
+    if not at[final]:
+        further = [
+            configuration(middle, rate, "learning rate")
+            for rate in unbracketed(evidence, plan, middle)
+            if _sensible(rate)
+        ]
+        if stage := _stage("learning rates", plan.scout_examples, further, at[plan.scout_examples]):
+            return stage
+        rates = [rate for rate in pair(evidence, plan, middle) if _sensible(rate)]
+        wanted = [configuration(middle, rate, "rank") for rate in rates]
+        return _stage("learning rates", final, wanted, at[final], with_score=True)
+    others = [r for r in plan.ranks if r not in {c.rank for c in at[final]}]
+    if (
+        plan.breadth == "lean"
+        and others
+        and (axes := foreseen_axes(evidence, others, [evidence.all_examples]))
+    ):
+        wanted = [configuration(r, rate, "rank") for r in others if _sensible(rate := rounded(axes[r]))]
+        return _stage("ranks", final, wanted, at[final], with_score=True)
+    found = most_worth(evidence, plan, done)
+    if found is None or not _sensible(found[0].learning_rate):
+        return None
+    run, size = found
+    return _stage("ranks", size, [run], at[size], with_score=size == final)
 
 
 def configuration(rank: int, learning_rate: float, role: Role, seed: int = 0) -> Configuration:
@@ -167,7 +209,7 @@ def _every_rank(evidence: Evidence, plan: Plan, done: set[Configuration]) -> lis
     order = sorted(
         (r for r in plan.ranks if r not in tried), key=lambda r: (round(abs(math.log(r) - middle), 9), r)
     )
-    if plan.breadth == "lean":
+    if plan.breadth in FEW:
         order = [r for r in (*plan.scout_ranks, *order) if r not in tried]
     rates = {rank: _foreseen(evidence, plan, rank) for rank in order}
     steps = (0, 1, -1) if plan.breadth == "wide" else (0,)
@@ -185,7 +227,7 @@ def _own(yours: tuple[int, float, float] | None) -> list[Configuration]:
 
 
 def _guides(plan: Plan, ranks: Sequence[int]) -> list[Configuration]:
-    if plan.breadth == "lean":
+    if plan.breadth in FEW:
         return []
     return [
         Configuration(r, 2.0 * r, GUIDE_LEARNING_RATE, 0, "guide")
@@ -203,7 +245,7 @@ def _beyond_edges(
     """
     wanted = []
     for rank in ranks:
-        if plan.breadth == "lean" and examples == plan.final_examples and rank not in plan.scout_ranks:
+        if plan.breadth in FEW and examples == plan.final_examples and rank not in plan.scout_ranks:
             continue
         tried = {
             c.learning_rate for c in done if c.rank == rank and c.seed == 0 and c.alpha == alpha_for(rank)
@@ -227,7 +269,7 @@ def _beyond_ranks(
     evidence: Evidence, plan: Plan, done: set[Configuration], narrowest: int, widest: int
 ) -> list[Configuration]:
     """One rank further, where the best is the largest tried or the smallest may still be as good as the best."""
-    if plan.breadth == "lean":
+    if plan.breadth in FEW:
         return []
     tried = sorted({c.rank for c in done if c.role in ("rank", "learning rate")})
     possible = still_possible(evidence, plan.final_examples)

@@ -23,6 +23,8 @@ SCOUT_RANKS = (8, 32, 128)
 CANDIDATE_RANKS = (4, 8, 16, 32, 64, 128)
 # Evaluation may cost this share of the training it judges, so that most of the time goes into training. Assumed.
 EVALUATION_SHARE = 0.3
+# … and this share where a few runs have to tell the learning rate: few rows tell half a decade apart. Assumed.
+EVALUATION_SHARE_FEW = 0.1
 # With fewer than these on a side nothing can be certified (stats.paired.FEWEST_EXAMPLES).
 FEWEST_HELD_OUT = 30
 # Paired standard error against the nearest rival with 300 held-out examples, in percent of the gain: 0.75 measured on nl2bash
@@ -33,9 +35,11 @@ DEFAULT_BUDGET_SECONDS = 3600.0
 SLACK = 0.1
 
 
-Breadth = Literal["wide", "plain", "lean"]
+Breadth = Literal["wide", "plain", "lean", "rates"]
 """How much is tried on the final size. wide: every rank at three learning rates from the start (on a GPU a few adapters more cost
-little); plain: every rank at the learning rate foreseen for it, neighbours as needed; lean: three ranks only."""
+little); plain: every rank at the learning rate foreseen for it, neighbours as needed; lean: three ranks only, the middle one at two
+learning rates; rates: those two, and other ranks as time allows."""
+FEW: tuple[Breadth, ...] = ("lean", "rates")
 
 
 @dataclass(frozen=True)
@@ -161,12 +165,18 @@ def least_examples(job: Job) -> int:
 
 
 def make_plan(
-    job: Job, speed: Speed, ranks: Sequence[int], budget_seconds: float | None, spent_seconds: float = 0.0
+    job: Job,
+    speed: Speed,
+    ranks: Sequence[int],
+    budget_seconds: float | None,
+    spent_seconds: float = 0.0,
+    *,
+    among: Sequence[Plan] | None = None,
 ) -> Plan:
     """The largest sizes that ``budget_seconds`` pays for: one run of the recipe, an hour at most, where None.
 
-    ``spent_seconds`` of the budget are gone already (loading, measuring the speed). Raises BudgetError where not even the smallest
-    probe fits.
+    ``spent_seconds`` of the budget are gone already (loading, measuring the speed). ``among``: what to choose from, the most telling
+    first; None: all that the sizes allow. Raises BudgetError where not even the smallest probe fits.
     """
     middle = sorted(ranks)[len(ranks) // 2]
     one_run = run_seconds(job, speed, middle, job.examples)
@@ -174,7 +184,7 @@ def make_plan(
         budget_seconds if budget_seconds is not None else min(DEFAULT_BUDGET_SECONDS, one_run + spent_seconds)
     )
     usable = (budget - spent_seconds) * (1 - SLACK)
-    drafts = _drafts(job, tuple(sorted(ranks)))
+    drafts = all_drafts(job, ranks) if among is None else among
     whole = [
         _with_held_out(job, speed, d) for d in drafts if d.final_examples == job.most and d.breadth == "plain"
     ]
@@ -191,7 +201,9 @@ def make_plan(
                 most=most,
                 devices=speed.devices,
             )
-    cheapest = min(_price(job, speed, _with_held_out(job, speed, draft)) for draft in drafts)
+    cheapest = min(
+        (_price(job, speed, _with_held_out(job, speed, draft)) for draft in drafts), default=budget
+    )
     least_seconds = 60 * math.ceil((cheapest / (1 - SLACK) + spent_seconds) / 60)
     raise BudgetError(
         f"{budget / 60:.1f} minutes do not pay for a single comparison on this machine.",
@@ -200,15 +212,22 @@ def make_plan(
     )
 
 
-def _drafts(job: Job, ranks: tuple[int, ...]) -> list[Plan]:
-    """Candidate plans, the most telling first: no extrapolation before breadth, breadth before the longest runs."""
+def all_drafts(job: Job, ranks: Sequence[int]) -> list[Plan]:
+    """Candidate plans without held-out rows or prices, the most telling first: no extrapolation before breadth, breadth before the
+    longest runs."""
+    ranks = tuple(sorted(ranks))
     least, everything = least_examples(job), job.most
     sizes = [everything >> k for k in range(24) if k == 0 or everything >> k >= max(8, least)]
     if 2 * least < everything and sizes[-1] > 2 * least:
         sizes.append(2 * least)
     drafts = []
-    for index in range(len(sizes) + 2):
-        options: list[tuple[Breadth, int]] = [("wide", index), ("plain", index), ("lean", index - 1)]
+    for index in range(len(sizes) + 3):
+        options: list[tuple[Breadth, int]] = [
+            ("wide", index),
+            ("plain", index),
+            ("lean", index - 1),
+            ("rates", index - 2),
+        ]
         for breadth, at in options:
             if 0 <= at < len(sizes) and (scout := _scout_size(least, sizes[at], everything, breadth)):
                 drafts.append(_draft(ranks, breadth, scout, sizes[at], starved=False))
@@ -225,24 +244,27 @@ def _scout_size(least: int, final: int, everything: int, breadth: Breadth) -> in
 
     None where there is no such size; where the final size is all there is, half of it has to do.
     """
-    wanted = max(least, final // {"wide": 8, "plain": 4, "lean": 2}[breadth])
+    wanted = max(least, final // {"wide": 8, "plain": 4, "lean": 2, "rates": 2}[breadth])
     if wanted <= 0.7 * final:
         return wanted
     return max(4, final // 2) if final == everything else None
 
 
-def _draft(ranks: tuple[int, ...], breadth: Breadth, scout: int, final: int, *, starved: bool) -> Plan:
+def _draft(ranks: Sequence[int], breadth: Breadth, scout: int, final: int, *, starved: bool) -> Plan:
     scouts = tuple(r for r in SCOUT_RANKS if r in ranks) or (ranks[len(ranks) // 2],)
-    if breadth == "lean":
+    if breadth in FEW:
         return Plan(scout, final, scouts, (scouts[len(scouts) // 2],), breadth, starved)
-    return Plan(scout, final, ranks, scouts, breadth, starved)
+    return Plan(scout, final, tuple(ranks), scouts, breadth, starved)
 
 
 def _with_held_out(job: Job, speed: Speed, plan: Plan) -> Plan:
-    """As many held-out examples as ``EVALUATION_SHARE`` of the deciding runs' training pays for."""
+    """As many held-out examples as a share of the deciding runs' training pays for."""
     ranks = final_ranks(plan)
     training = train_seconds(job, speed, ranks, plan.final_examples) / len(ranks)
-    affordable = int(EVALUATION_SHARE * training / max(1e-9, evaluation_seconds(job, speed, 1)))
+    share = (
+        EVALUATION_SHARE_FEW if plan.breadth in FEW and plan.final_examples < job.most else EVALUATION_SHARE
+    )
+    affordable = int(share * training / max(1e-9, evaluation_seconds(job, speed, 1)))
     each = max(FEWEST_HELD_OUT, affordable // 2)
     return replace(plan, decide=min(job.decide_pool, each), score=min(job.score_pool, each))
 
@@ -260,7 +282,9 @@ def final_ranks(plan: Plan) -> list[int]:
     middle = plan.ranks[len(plan.ranks) // 2]
     if plan.breadth == "wide":
         return [*plan.ranks] * 3 + [middle] * 3
-    return [*plan.ranks] + ([middle] * 6 if plan.breadth == "plain" else [])
+    if plan.breadth == "rates":
+        return [middle, middle]
+    return [*plan.ranks] + [middle] * (6 if plan.breadth == "plain" else 1)
 
 
 def _price(job: Job, speed: Speed, plan: Plan) -> float:
@@ -274,7 +298,7 @@ def _price(job: Job, speed: Speed, plan: Plan) -> float:
             judged_rows(job, plan, plan.final_examples, with_score=True),
         ),
     ]
-    if plan.breadth != "lean":
+    if plan.breadth not in FEW:
         grown = [max(plan.scout_ranks)] * (0 if plan.breadth == "wide" else 2)
         stages += [(some, plan.scout_examples, plan.decide) for some in (grown, [*plan.scout_ranks]) if some]
     seconds = evaluation_seconds(job, speed, plan.decide + plan.score)

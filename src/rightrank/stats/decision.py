@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from rightrank.stats import words
+from rightrank.stats.foreseen import foreseen_best, foreseen_setting
 from rightrank.stats.paired import FEWEST_EXAMPLES, TAIL, Estimate, Sampled, interval
-from rightrank.stats.prices import less_accurate
-from rightrank.stats.results import Decision, Drift, Margin, RunPoint, Status, without_intervals
+from rightrank.stats.prices import less_accurate, price
+from rightrank.stats.results import Decision, Drift, Margin, Price, RunPoint, Status, without_intervals
 from rightrank.stats.rungs import Measured, measure
 from rightrank.stats.support import (
     deciding_contrast,
@@ -84,6 +85,7 @@ def decide(
     margin = equivalence_margin(data, standing)
     candidates = _candidates(data, standing, margin)
     status, u, reasons = _status(data, standing, candidates, margin, gain)
+    extrapolated = standing.examples > top.examples
     certain = (
         gain == "sure" and standing.gain.low > 0
     )  # otherwise there is nothing that a share could be taken of
@@ -91,13 +93,20 @@ def decide(
     trusted = len(top.judge_E) >= FEWEST_EXAMPLES
     basis = not evidence.starved and len(candidates) > 1 and trusted
     comparable = certain and basis
+    choices = price_list(data, standing, u, margin.percent if certain else None, yours)
+    choice, worst = data.settings[u], standing.gain_lost_by(u).high
+    if status == "UNDECIDED" and extrapolated and certain:
+        between = _between_runs(data, standing, u, margin.percent)
+        if between is not None and between.gain_lost is not None:
+            choice, worst, choices = between.setting, between.gain_lost.high, (between, *choices)
     decision = Decision(
         status=status,
         reasons=reasons,
-        choice=data.settings[u],
-        worst_case_percent=standing.gain_lost_by(u).high if comparable else None,
-        choices=price_list(data, standing, u, margin.percent if certain else None, yours),
+        choice=choice,
+        worst_case_percent=worst if comparable else None,
+        choices=choices,
         best=data.settings[standing.best],
+        foreseen=foreseen_best(data) if extrapolated else data.settings[standing.best],
         margin=margin if certain else None,
         base_loss=_level(standing.base, 0),
         best_loss=_level(standing.level, standing.best),
@@ -110,11 +119,24 @@ def decide(
         seed_noise=noise_summary(data),
         resolvable_difference_percent=resolvable_percent(data, standing) if certain and trusted else None,
         measured_examples=top.examples,
-        extrapolated=standing.examples > top.examples,
+        extrapolated=extrapolated,
         trusted=trusted,
         warnings=warnings_for(data, standing, u),
     )
     return decision if trusted else without_intervals(decision)
+
+
+def _between_runs(data: Measured, standing: Standing, u: int, margin_percent: float) -> Price | None:
+    """The rank of setting ``u`` at the learning rate foreseen for it on all rows; None where that was run, or cannot be priced."""
+    foreseen = foreseen_setting(data, data.settings[u].rank)
+    if foreseen in data.settings:
+        return None
+    found = price(data, standing, foreseen, "tuned", margin_percent)
+    return (
+        None
+        if found.gain_lost is None or found.gain_lost.high > standing.gain_lost_by(u).high + margin_percent
+        else found
+    )
 
 
 def _candidates(data: Measured, standing: Standing, margin: Margin) -> list[Candidate]:
@@ -136,7 +158,7 @@ def _nothing_finite(evidence: Evidence, data: Measured) -> Decision:
     setting = data.settings[0]
     nothing = tuple(RunPoint(None, None) for _ in evidence.rank_C)
     return Decision(
-        "UNDECIDED", (words.NOTHING_FINITE,), setting, None, (), setting, None, None, None, None, None, (),
+        "UNDECIDED", (words.NOTHING_FINITE,), setting, None, (), setting, setting, None, None, None, None, None, (),
         Drift(None, None, ()), None, nothing, noise_summary(data), None, int(evidence.examples_C.max()), False, False, (),
     )  # fmt: skip
 

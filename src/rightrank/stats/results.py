@@ -126,6 +126,8 @@ class Decision:
     """By kind; a rank has two rows where ``choice`` is not the learning rate that *decide* chooses for it."""
     best: Setting
     """The one that *decide* chooses, and that ``best_loss`` and every ``gain_lost`` value refer to."""
+    foreseen: Setting
+    """The best point on all the data as foreseen, between runs where it lies there; ``best`` where all the data was trained on."""
     margin: Margin | None
     """None where it is not sure that anything is gained."""
     base_loss: Estimate | None

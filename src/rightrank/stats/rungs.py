@@ -9,6 +9,7 @@ Dimensions: C finished runs, U settings (all that were ever run), S seeds of one
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from rightrank.recipe import equivalent_learning_rate
 from rightrank.stats.paired import Sampled, resample_counts, resampled_ratio
 from rightrank.stats.seeds import SeedNoise, assumed_share, estimate_seed_noise, replicate_squares
+from rightrank.stats.valley import Valley, fit, observations, recorded_prior
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -90,6 +92,16 @@ class Measured:
     def axis_U(self) -> Float[np.ndarray, " U"]:
         """log10 equivalent learning rate of each setting."""
         return np.array([s.axis for s in self.settings])
+
+    @property
+    def whole(self) -> int:
+        """Rows of the whole data."""
+        return max(self.evidence.all_examples, self.rungs[-1].examples)
+
+    @cached_property
+    def valley(self) -> Valley:
+        """The shape that other data sets share, fitted to everything measured. Needs a rung."""
+        return fit(observations(self, self.whole), self.whole, recorded_prior())
 
 
 def clean(evidence: Evidence) -> Evidence:

@@ -123,7 +123,8 @@ def edge(data: Measured, k: int, u: int) -> Side | None:
 
 def _bracketed(data: Measured, k: int) -> tuple[Bool[np.ndarray, " U"], Bool[np.ndarray, " U"]]:
     """Which settings have a neighbour below, and above, in learning rate by runs of their own rank."""
-    table = complete(replace(data, rungs=data.rungs[: k + 1]))[0][-1]
+    below = data if k + 1 == len(data.rungs) else replace(data, rungs=data.rungs[: k + 1])
+    table = complete(below)[0][-1]
     run_U = data.rungs[k].measured_U | np.any([r.diverged_U for r in data.rungs[: k + 1]], axis=0)
     lower_U, higher_U = np.zeros(len(run_U), bool), np.zeros(len(run_U), bool)
     for u in np.flatnonzero(np.isfinite(table.value_K)):

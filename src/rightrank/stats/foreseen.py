@@ -1,0 +1,45 @@
+"""Settings between those that were run: where the best learning rate is foreseen to lie on all the data.
+
+The best learning rate moves with the amount of data, and runs lie half a decade apart. Nothing is certified of what was not run.
+
+Dimensions: U settings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rightrank.recipe import alpha_for
+from rightrank.stats.rungs import Setting
+
+if TYPE_CHECKING:
+    from rightrank.stats.rungs import Measured
+
+# A foreseen learning rate (log10) this close to one that was run is that one. Chosen: a factor of 1.15, which loses next to nothing.
+SAME_AXIS = 0.06
+# How far beyond the learning rates that were run, in decades. Chosen: half a step of the grid.
+BEYOND = 0.25
+
+
+def foreseen_setting(data: Measured, rank: int) -> Setting:
+    """``rank`` at the best learning rate foreseen for it on all rows, to two digits; the nearest that was run where that is as good."""
+    run_U = np.any([rung.measured_U for rung in data.rungs], axis=0) & (data.rank_U == rank)
+    axis_u = data.axis_U[run_U]
+    best = float(
+        np.clip(data.valley.best_axis(rank, data.whole)[0], axis_u.min() - BEYOND, axis_u.max() + BEYOND)
+    )
+    nearest = int(np.flatnonzero(run_U)[np.argmin(np.abs(axis_u - best))])
+    if abs(data.axis_U[nearest] - best) <= SAME_AXIS:
+        return data.settings[nearest]
+    return Setting(rank, float(alpha_for(rank)), float(f"{10**best:.2g}"))
+
+
+def foreseen_best(data: Measured) -> Setting:
+    """Of the ranks that were run, each at its foreseen learning rate, the one that loses least on average over what is possible."""
+    ranks = sorted({int(r) for rung in data.rungs for r in data.rank_U[rung.measured_U]})
+    settings = [foreseen_setting(data, rank) for rank in ranks]
+    rank_U, axis_U = np.array([float(s.rank) for s in settings]), np.array([s.axis for s in settings])
+    _, lost_BU = data.valley.lost(rank_U, axis_U, data.whole)
+    return settings[int(np.argmin(lost_BU.mean(0)))]
