@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,6 @@ from rightrank.probe.loss_table import LossTable
 from rightrank.recipe import Recipe, equivalent_learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jaxtyping import Bool, Float, Int
 
 FOLDER = Path(__file__).parent / "surfaces"
@@ -112,11 +110,9 @@ _PLAIN = ("name", "epochs", "batch_size", "sizes", "train_tokens", "trained_toke
 
 def rounded(values: np.ndarray) -> np.ndarray:
     """Half-precision numbers of ``KEPT_BITS`` bits of mantissa, rounded to the nearest; infinite and NaN stay."""
-    half = np.asarray(values, dtype=np.float16)
-    bits = half.view(np.uint16)
-    dropped = 10 - KEPT_BITS
-    near = ((bits.astype(np.uint32) + (1 << (dropped - 1))) >> dropped << dropped).astype(np.uint16)
-    return np.where(np.isfinite(half), near.view(np.float16), half)
+    mantissa, exponent = np.frexp(np.asarray(values, dtype=np.float64))
+    near = np.ldexp(np.rint(np.ldexp(mantissa, KEPT_BITS + 1)), exponent - KEPT_BITS - 1)
+    return np.where(np.isfinite(values), near, values).astype(np.float16)
 
 
 def save(surface: Surface, path: Path) -> None:
@@ -190,29 +186,6 @@ def read_recorded(place: Path) -> Surface:
         frequency_loss_E=np.array(facts["frequency_loss"]),
         about={**table.about, "seconds": round(table.seconds, 1)},
     )
-
-
-def take(surface: Surface, runs: np.ndarray | None = None, examples: np.ndarray | None = None) -> Surface:
-    """Some of the runs, and some of the held-out examples (those that decide have to come first)."""
-    C = np.arange(len(surface.rank_C)) if runs is None else np.arange(len(surface.rank_C))[runs]
-    E = np.arange(len(surface.tokens_E)) if examples is None else np.arange(len(surface.tokens_E))[examples]
-    changes: dict[str, Any] = {name: getattr(surface, name)[C] for name in _RUNS}
-    changes |= {name: getattr(surface, name)[E] for name in _EXAMPLES}
-    changes |= {name: getattr(surface, name)[np.ix_(C, E)] for name in ("loss_CE", "right_CE")}
-    return replace(surface, **changes, decide=int(np.sum(surface.decide > E)))
-
-
-def differing(a: Surface, b: Surface) -> Iterator[str]:
-    """Names of the fields in which two surfaces differ."""
-    for field in fields(Surface):
-        x, y = getattr(a, field.name), getattr(b, field.name)
-        same = (
-            np.array_equal(x, y, equal_nan=True)
-            if isinstance(x, np.ndarray) and x.dtype.kind == "f"
-            else np.array_equal(x, y)
-        )
-        if not same:
-            yield field.name
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from rightrank.errors import BudgetError
 from rightrank.estimates.cautions import FEWEST_TO_SCORE
 from rightrank.probe.plan import (
     CANDIDATE_RANKS,
+    FEW,
     FEWEST_HELD_OUT,
     LEAST_STEPS,
     Job,
@@ -77,7 +78,7 @@ def test_a_plan_keeps_to_its_budget_and_its_sizes(job, speed, ranks, runs, spent
     assert spent < plan.planned_seconds <= plan.budget_seconds
     assert 1 <= plan.scout_examples < plan.final_examples <= job.examples
     assert set(plan.scout_ranks) <= set(plan.ranks) <= set(ranks)
-    assert plan.ranks == ranks or plan.breadth == "lean"
+    assert plan.ranks == ranks or plan.breadth in FEW
     assert 1 <= plan.decide <= job.decide_pool and 1 <= plan.score <= job.score_pool
 
 
@@ -113,7 +114,7 @@ def test_more_budget_never_gives_a_smaller_size_of_the_same_breadth(job, speed, 
     if large.breadth == small.breadth:
         assert large.final_examples >= small.final_examples
     elif large.final_examples < small.final_examples:
-        assert small.breadth == "lean", "only breadth is worth a smaller size"
+        assert small.breadth in FEW, "only breadth is worth a smaller size"
 
 
 @given(jobs, speeds, rank_lists, st.floats(0.001, 10), st.floats(0, 5))

@@ -94,7 +94,7 @@ def evidence_of(
 
 
 def plan_of(breadth: str = "plain", scout: int = 400, final: int = 1600, **changes) -> Plan:
-    ranks = {"lean": (8, 32, 128)}.get(breadth, (4, 8, 16, 32, 64, 128))
-    scouts = {"lean": (32,)}.get(breadth, (8, 32, 128))
+    ranks = {"lean": (8, 32, 128), "rates": (8, 32, 128)}.get(breadth, (4, 8, 16, 32, 64, 128))
+    scouts = {"lean": (32,), "rates": (32,)}.get(breadth, (8, 32, 128))
     facts = {"ranks": ranks, "scout_ranks": scouts, "breadth": breadth, "starved": False, **changes}
     return Plan(scout, final, decide=E // 2, score=E // 2, **facts)

@@ -16,10 +16,13 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
     runs = plan.devices * plan.planned_seconds / max(1e-9, plan.run_seconds)
     on, of_each = (f" on {plan.devices} devices", " on each") if plan.devices > 1 else ("", "")
     final = "all" if plan.final_examples == job.examples else f"{plan.final_examples:,} of {job.examples:,}"
+    ranks = f"ranks {', '.join(map(str, plan.ranks))} on {final}"
+    if plan.breadth == "rates":
+        ranks = f"r={plan.scout_ranks[0]} on {final}, other ranks as time allows"
     lines = [
         f"Plan: about {plan.planned_seconds / 60:.1f} min of {plan.budget_seconds / 60:.1f} allowed{on}"
         f" ({runs:.1f} × one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB{of_each}.",
-        f"Learning rates on {plan.scout_examples:,} training rows, then ranks {', '.join(map(str, plan.ranks))} on {final};"
+        f"Learning rates on {plan.scout_examples:,} training rows, then {ranks};"
         f" {plan.decide} held-out rows choose, {plan.score} others score.",
     ]
     if plan.score < FEWEST_HELD_OUT:

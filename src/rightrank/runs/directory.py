@@ -284,7 +284,7 @@ def _damaged(folder: Path) -> list[str]:
     except OSError:
         return []
     if not isinstance(sums, dict) or any(name != Path(name).name for name in sums):
-        return [f"adapter/{LABEL}"]
+        return [LABEL]
     return [
         name
         for name, digest in sums.items()

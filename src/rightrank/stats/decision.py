@@ -18,7 +18,7 @@ from rightrank.stats import words
 from rightrank.stats.foreseen import foreseen_best, foreseen_setting
 from rightrank.stats.paired import FEWEST_EXAMPLES, TAIL, Estimate, Sampled, interval
 from rightrank.stats.prices import less_accurate, price
-from rightrank.stats.results import Decision, Drift, Margin, Price, RunPoint, Status, without_intervals
+from rightrank.stats.results import Decision, Drift, Margin, RunPoint, Status, without_intervals
 from rightrank.stats.rungs import Measured, measure
 from rightrank.stats.support import (
     deciding_contrast,
@@ -45,6 +45,10 @@ FREQUENCY_SLACK = 0.01
 RELEVANT_GAIN, LARGE_GAIN = 0.01, 0.05
 # FLAT needs this many ranks over this wide a range; every certificate needs FEWEST_RANKS. Chosen.
 FLAT_RANKS, FLAT_RANGE, FEWEST_RANKS = 4, 8, 3
+
+
+# A bound wider than this, in percent of the gain, protects from nothing: what is foreseen to be best is advised then. Chosen.
+USELESS_BOUND_PERCENT = 5.0
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,14 @@ def decide(
     comparable = certain and basis
     choices = price_list(data, standing, u, margin.percent if certain else None, yours)
     choice, worst = data.settings[u], standing.gain_lost_by(u).high
+    foreseen = foreseen_best(data) if extrapolated else data.settings[standing.best]
     if status == "UNDECIDED" and extrapolated and certain:
-        between = _between_runs(data, standing, u, margin.percent)
-        if between is not None and between.gain_lost is not None:
-            choice, worst, choices = between.setting, between.gain_lost.high, (between, *choices)
+        useful = comparable and worst <= USELESS_BOUND_PERCENT
+        wanted = foreseen_setting(data, choice.rank) if useful else foreseen
+        between = price(data, standing, wanted, "tuned", margin.percent)
+        if between.gain_lost is not None and (not useful or between.gain_lost.high <= worst + margin.percent):
+            choice, worst = wanted, between.gain_lost.high
+            choices = choices if wanted in {c.setting for c in choices} else (between, *choices)
     decision = Decision(
         status=status,
         reasons=reasons,
@@ -106,7 +114,7 @@ def decide(
         worst_case_percent=worst if comparable else None,
         choices=choices,
         best=data.settings[standing.best],
-        foreseen=foreseen_best(data) if extrapolated else data.settings[standing.best],
+        foreseen=foreseen,
         margin=margin if certain else None,
         base_loss=_level(standing.base, 0),
         best_loss=_level(standing.level, standing.best),
@@ -124,19 +132,6 @@ def decide(
         warnings=warnings_for(data, standing, u),
     )
     return decision if trusted else without_intervals(decision)
-
-
-def _between_runs(data: Measured, standing: Standing, u: int, margin_percent: float) -> Price | None:
-    """The rank of setting ``u`` at the learning rate foreseen for it on all rows; None where that was run, or cannot be priced."""
-    foreseen = foreseen_setting(data, data.settings[u].rank)
-    if foreseen in data.settings:
-        return None
-    found = price(data, standing, foreseen, "tuned", margin_percent)
-    return (
-        None
-        if found.gain_lost is None or found.gain_lost.high > standing.gain_lost_by(u).high + margin_percent
-        else found
-    )
 
 
 def _candidates(data: Measured, standing: Standing, margin: Margin) -> list[Candidate]:

@@ -1,10 +1,10 @@
 """Which run is worth its price: how much less the choice would lose, on average, once its result is known.
 
-The knowledge gradient (Frazier, Powell and Dayanik 2009, INFORMS J. Comput. 21:599) on a ``Valley``'s replicates: what a run would show
-is linear in what all settings lose on all rows, by their covariance over the replicates. A run's loss says nothing by itself, since the
+The knowledge gradient (Frazier, Powell and Dayanik 2009, INFORMS J. Comput. 21:599) on a ``Valley``'s replicates: each is in turn the
+truth, shows what a run would show there, and weighs all by how well they agree with it. A run's loss says nothing by itself, since the
 level of its size is not known: only against the runs at hand of that size. So no run at a size without runs is worth anything alone.
 
-Dimensions: B replicates, U settings that may be chosen, M runs that may be made, O runs at hand, Z nodes of a normal distribution.
+Dimensions: B replicates, J of them as truths, U settings that may be chosen, M runs that may be made, O runs at hand.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
-"""Gauss-Hermite quadrature of a standard normal."""
+TRUTHS = 48
+"""Replicates that are the truth in turn. Chosen: the worth of a run to about a tenth of its own spread."""
+LEAST_NOISE_SHARE = 0.25
+"""A run's noise counts as no less than this share of what it may show, or single replicates would decide. Chosen."""
 NOISE_PERCENT = 0.3
 """Standard deviation of a run's loss by its seed and its held-out rows, in percent of the gain. Assumed from recorded seeds (0.1 to
 0.7 %); it only weighs runs against one another."""
@@ -45,36 +47,38 @@ def worth_percent(
 ) -> Float[np.ndarray, " M"]:
     """Percent of the gain by which the best choice on all rows would lose less on average, for each of ``runs``."""
     _, lost_BU = valley.lost(choice_rank_U, choice_axis_U, valley.whole)
-    mean_U = lost_BU.mean(0)
-    shown_BM, variance_M = _shown(valley, seen, runs)
-    centred_BM = shown_BM - shown_BM.mean(0)
-    total_M = (centred_BM**2).mean(0) + variance_M
-    slope_UM = (lost_BU - mean_U).T @ centred_BM / len(lost_BU) / np.sqrt(total_M)
-    after_M = np.zeros(len(runs))
-    for node, weight in zip(NODES, WEIGHTS / WEIGHTS.sum(), strict=True):
-        after_M += weight * (mean_U[:, None] + node * slope_UM).min(0)
-    worth_M = float(mean_U.min()) - after_M
-    known_M = np.array(
-        [math.log2(valley.whole / run.examples) in set(seen.halvings_O.tolist()) for run in runs]
-    )
-    return np.where(known_M, np.maximum(worth_M, 0.0), 0.0)
+    shown_BM, noise_M = _shown(valley, seen, runs)
+    rng = np.random.default_rng(0)
+    truth_J = rng.permutation(len(lost_BU))[:TRUTHS]
+    luck_J = rng.standard_normal(len(truth_J))
+    now = float(lost_BU.mean(0).min())
+    worth_M = np.zeros(len(runs))
+    for m in np.flatnonzero(np.isfinite(noise_M)):
+        noise = max(float(noise_M[m]), LEAST_NOISE_SHARE * float(shown_BM[:, m].std()))
+        heard_J = shown_BM[truth_J, m] + noise * luck_J
+        weight_JB = np.exp(-0.5 * ((heard_J[:, None] - shown_BM[:, m]) / noise) ** 2) + 1e-12
+        after_JU = (weight_JB @ lost_BU) / weight_JB.sum(1, keepdims=True)
+        # The chosen before and after, in the same truths: what all weighings have in common does not count as worth.
+        kept_J = after_JU[:, int(np.argmin(lost_BU.mean(0)))]
+        worth_M[m] = min(now, float(np.mean(kept_J - after_JU.min(1))))
+    return np.maximum(worth_M, 0.0)
 
 
 def _shown(
     valley: Valley, seen: Observations, runs: Sequence[Run]
 ) -> tuple[Float[np.ndarray, "B M"], Float[np.ndarray, " M"]]:
-    """What each run would show against those at hand of its size, in every replicate, and the variance of its noise."""
+    """What each run would show against those at hand of its size, in every replicate, and its noise; infinite where there are none."""
     rank_M, axis_M = np.array([float(r.rank) for r in runs]), np.array([r.axis for r in runs])
     halvings_M = np.array([math.log2(valley.whole / r.examples) for r in runs])
-    value_BM = lost_percent(valley.theta_BP, rank_M, axis_M, halvings_M)
+    shown_BM = lost_percent(valley.theta_BP, rank_M, axis_M, halvings_M)
     base_BO = lost_percent(valley.theta_BP, seen.rank_O, seen.axis_O, seen.halvings_O)
-    shown_BM, variance_M = value_BM.copy(), np.full(len(runs), np.inf)
+    noise_M = np.full(len(runs), np.inf)
     for halvings in np.unique(seen.halvings_O):
         here_M, at_O = halvings_M == halvings, seen.halvings_O == halvings
         if not here_M.any():
             continue
+        mean_M = shown_BM[:, here_M].mean(0)
+        misfit_M = MISFIT_PERCENT + MISFIT_SHARE * (mean_M - mean_M.min())
         shown_BM[:, here_M] -= base_BO[:, at_O].mean(1, keepdims=True)
-        above_M = value_BM[:, here_M].mean(0) - value_BM[:, here_M].mean(0).min()
-        misfit_M = MISFIT_PERCENT + MISFIT_SHARE * above_M
-        variance_M[here_M] = misfit_M**2 + NOISE_PERCENT**2 * (1 + 1 / int(at_O.sum()))
-    return shown_BM, np.where(np.isfinite(variance_M), variance_M, 1e12)
+        noise_M[here_M] = np.sqrt(misfit_M**2 + NOISE_PERCENT**2 * (1 + 1 / int(at_O.sum())))
+    return shown_BM, noise_M
