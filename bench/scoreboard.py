@@ -1,11 +1,13 @@
 """How good the answers are, on recorded surfaces: what the product's own choice loses, against what else people do.
 
     python -m bench.scoreboard [--json] [--folder bench/surfaces] [--resampled 208]
+    python -m bench.scoreboard --invented 16
 
 Offline. Per data set and recipe, at budgets of half a run to four: a probe is replayed (``bench/replay.py``) on rows that decide and half
 of those that score; the truth is what the surface says of every setting on all the data. The best point is chosen by the deciding rows
 alone and judged by all rows that score; what was certified with scoring rows is judged by the other half of them. Surfaces of the
-lockbox are scored apart and never tuned on.
+lockbox are scored apart and never tuned on. ``--invented``: on surfaces drawn from what the recorded ones have in common instead, whose
+truth is a formula: whether an idea works at all where it should.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import math
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.invented import invent
 from bench.replay import Replayed, replay
 from bench.rivals import Purse, rivals
 from bench.tables import FOLDER, Surface, surfaces
@@ -331,9 +335,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--resampled", type=int, default=208)
+    parser.add_argument("--invented", type=int, default=0)
     parser.add_argument("--each", action="store_true", help="with --json, every single score too")
     chosen = parser.parse_args()
-    board = make_board(chosen.folder, chosen.resampled)
+    if not chosen.invented and not any(chosen.folder.glob("*.npz")):
+        parser.error(
+            f"{chosen.folder} holds no surfaces: record them with python -m bench.record, or use --invented 16."
+        )
+    with TemporaryDirectory() as made:
+        if chosen.invented:
+            invent(Path(made), chosen.invented)
+        board = make_board(Path(made) if chosen.invented else chosen.folder, chosen.resampled)
     if not chosen.json:
         print("\n".join(lines(board)))
         return

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from bench.fit_valley import WIDE, left_out, observed
+from bench.invented import Truth as Planted
+from bench.invented import invented
 from bench.replay import Runs, replay, run_price
 from bench.rivals import Purse, rivals, tune_rate
 from bench.scoreboard import Score, against, score_probe, score_rivals, summary
@@ -17,8 +19,6 @@ from bench.tables import Surface, save
 from bench.truth import Truth
 
 from bench import scoreboard
-from invented import Truth as Planted
-from invented import invented
 from rightrank.stats.valley import fit
 
 if TYPE_CHECKING:

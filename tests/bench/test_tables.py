@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from bench.invented import invented
 from bench.tables import Surface, load, rounded, save
 
 from bench import tables
-from invented import invented
 
 if TYPE_CHECKING:
     from pathlib import Path

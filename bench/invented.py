@@ -6,15 +6,20 @@ Dimensions: C runs, E held-out examples.
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from bench.design import DECIDE, FIRST_RATES, RATES, SEEDS, Point, guides, next_points, ranks_at
-from bench.tables import Surface
 
+from bench.design import DECIDE, SEEDS, Point, guides, next_points, ranks_at
+from bench.tables import Surface, save
 from rightrank.probe.ladder import configuration
 from rightrank.recipe import Recipe, equivalent_learning_rate
 from rightrank.stats.valley import lost_percent, recorded_prior
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BASE, GAIN = 3.0, 1.5
 
@@ -43,7 +48,9 @@ class Truth:
         """Against nothing in particular: levels of sizes apart."""
         halvings = math.log2(whole / size)
         valley = lost_percent(np.array(self.theta), *(np.array([v]) for v in (rank, axis, halvings)))
-        own = np.random.default_rng([5, rank, round(100 * axis) + 1000, abs(hash(self.theta)) % 2**31])
+        own = np.random.default_rng(
+            [5, rank, round(100 * axis) + 1000, zlib.crc32(repr(self.theta).encode())]
+        )
         return float(valley[0]) + self.misfit * own.normal() + self.halving * halvings
 
     def best_axis(self, rank: int) -> float:
@@ -102,4 +109,9 @@ def invented(
     )  # fmt: skip
 
 
-__all__ = ["BASE", "FIRST_RATES", "GAIN", "RATES", "Truth", "invented"]
+def invent(folder: Path, count: int, seed: int = 100) -> None:
+    """Surfaces of ``count`` data sets drawn from what the recorded ones have in common, every other one of 1,600 rows."""
+    for i in range(count):
+        drawn = Truth.drawn(seed + i)
+        surface = invented(drawn, name=f"invented{i}", rows=3200 if i % 2 else 1600, scored=1000, seed=i)
+        save(surface, folder / f"invented{i}-3.npz")
