@@ -59,4 +59,6 @@ def test_only_what_is_extrapolated_and_undecided_is_answered_between_runs() -> N
     part = decide(draw(PART.but(own=0.15, smooth=0.1, best_log_rate=-3.25)), replicates=200)
     assert part.extrapolated and part.status == "UNDECIDED"
     assert part.choice in {price.setting for price in part.choices}
+    run = {price.setting for price in part.choices if price.source != "derived"}
+    assert any("is foreseen there" in reason for reason in part.reasons) is (part.choice not in run)
     assert part.worst_case_percent is not None

@@ -106,7 +106,8 @@ def decide(
         between = price(data, standing, wanted, "tuned", margin.percent)
         if between.gain_lost is not None and (not useful or between.gain_lost.high <= worst + margin.percent):
             choice, worst = wanted, between.gain_lost.high
-            choices = choices if wanted in {c.setting for c in choices} else (between, *choices)
+            if wanted not in {c.setting for c in choices}:
+                choices, reasons = (between, *choices), (*reasons, words.between_runs(wanted))
     decision = Decision(
         status=status,
         reasons=reasons,

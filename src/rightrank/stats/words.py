@@ -86,6 +86,11 @@ def settled(chosen: Candidate, candidates: Sequence[Candidate], margin: Margin) 
     return tuple(said)
 
 
+def between_runs(setting: Setting) -> str:
+    """Why a setting is advised that was not run."""
+    return f"No run had a learning rate of {setting.learning_rate:.1e}: the best one for all rows is foreseen there, near those that were run."
+
+
 def nothing_certain(
     candidates: Sequence[Candidate], margin: Margin, safe: Setting, worst_percent: float
 ) -> tuple[str, ...]:
