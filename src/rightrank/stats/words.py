@@ -88,7 +88,7 @@ def settled(chosen: Candidate, candidates: Sequence[Candidate], margin: Margin) 
 
 def between_runs(setting: Setting) -> str:
     """Why a setting is advised that was not run."""
-    return f"No run had a learning rate of {setting.learning_rate:.1e}: the best one for all rows is foreseen there, near those that were run."
+    return f"No run had a learning rate of {setting.learning_rate:.1e}: the best one for all rows is foreseen there, near those run."
 
 
 def nothing_certain(
