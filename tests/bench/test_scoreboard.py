@@ -14,7 +14,7 @@ from bench.invented import Truth as Planted
 from bench.invented import invented
 from bench.replay import Runs, replay, run_price
 from bench.rivals import Purse, rivals, tune_rate
-from bench.scoreboard import Score, against, score_probe, score_rivals, summary
+from bench.scores import Score, against, score_probe, score_rivals, summary
 from bench.tables import Surface, save
 from bench.truth import Truth
 

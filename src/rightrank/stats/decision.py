@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from rightrank.stats import words
-from rightrank.stats.foreseen import foreseen_best, foreseen_setting
+from rightrank.stats.foreseen import advised, foreseen_best
 from rightrank.stats.paired import FEWEST_EXAMPLES, TAIL, Estimate, Sampled, interval
-from rightrank.stats.prices import less_accurate, price
+from rightrank.stats.prices import less_accurate
 from rightrank.stats.results import Decision, Drift, Margin, RunPoint, Status, without_intervals
 from rightrank.stats.rungs import Measured, measure
 from rightrank.stats.support import (
@@ -45,10 +45,6 @@ FREQUENCY_SLACK = 0.01
 RELEVANT_GAIN, LARGE_GAIN = 0.01, 0.05
 # FLAT needs this many ranks over this wide a range; every certificate needs FEWEST_RANKS. Chosen.
 FLAT_RANKS, FLAT_RANGE, FEWEST_RANKS = 4, 8, 3
-
-
-# A bound wider than this, in percent of the gain, protects from nothing: what is foreseen to be best is advised then. Chosen.
-USELESS_BOUND_PERCENT = 5.0
 
 
 @dataclass(frozen=True)
@@ -98,24 +94,21 @@ def decide(
     basis = not evidence.starved and len(candidates) > 1 and trusted
     comparable = certain and basis
     choices = price_list(data, standing, u, margin.percent if certain else None, yours)
-    choice, worst = data.settings[u], standing.gain_lost_by(u).high
-    foreseen = foreseen_best(data) if extrapolated else data.settings[standing.best]
-    if status == "UNDECIDED" and extrapolated and certain:
-        useful = comparable and worst <= USELESS_BOUND_PERCENT
-        wanted = foreseen_setting(data, choice.rank) if useful else foreseen
-        between = price(data, standing, wanted, "tuned", margin.percent)
-        if between.gain_lost is not None and (not useful or between.gain_lost.high <= worst + margin.percent):
-            choice, worst = wanted, between.gain_lost.high
-            if wanted not in {c.setting for c in choices}:
-                choices, reasons = (between, *choices), (*reasons, words.between_runs(wanted))
+    advice = advised(
+        data, standing, u, margin.percent, between=status == "UNDECIDED" and certain, comparable=comparable
+    )
+    if advice.price is not None and advice.setting not in {c.setting for c in choices}:
+        choices = (advice.price, *choices)
+    if advice.setting not in data.settings:
+        reasons = (*reasons, words.between_runs(advice.setting))
     decision = Decision(
         status=status,
         reasons=reasons,
-        choice=choice,
-        worst_case_percent=worst if comparable else None,
+        choice=advice.setting,
+        worst_case_percent=advice.worst_percent if comparable else None,
         choices=choices,
         best=data.settings[standing.best],
-        foreseen=foreseen,
+        foreseen=foreseen_best(data) if extrapolated else data.settings[standing.best],
         margin=margin if certain else None,
         base_loss=_level(standing.base, 0),
         best_loss=_level(standing.level, standing.best),

@@ -7,20 +7,37 @@ Dimensions: U settings.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rightrank.recipe import alpha_for
+from rightrank.stats.prices import price
 from rightrank.stats.rungs import Setting
 
 if TYPE_CHECKING:
+    from rightrank.stats.results import Price
     from rightrank.stats.rungs import Measured
+    from rightrank.stats.surface import Standing
 
 # A foreseen learning rate (log10) this close to one that was run is that one. Chosen: a factor of 1.15, which loses next to nothing.
 SAME_AXIS = 0.06
 # How far beyond the learning rates that were run, in decades. Chosen: half a step of the grid.
 BEYOND = 0.25
+# A bound wider than this, in percent of the gain, protects from nothing: what is foreseen to be best is advised then. Chosen.
+USELESS_BOUND_PERCENT = 5.0
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to use meanwhile."""
+
+    setting: Setting
+    worst_percent: float
+    """Upper end of what it may lose of the gain."""
+    price: Price | None = None
+    """Where it is another than the safe one."""
 
 
 def foreseen_setting(data: Measured, rank: int) -> Setting:
@@ -43,3 +60,22 @@ def foreseen_best(data: Measured) -> Setting:
     rank_U, axis_U = np.array([float(s.rank) for s in settings]), np.array([s.axis for s in settings])
     _, lost_BU = data.valley.lost(rank_U, axis_U, data.whole)
     return settings[int(np.argmin(lost_BU.mean(0)))]
+
+
+def advised(
+    data: Measured, standing: Standing, safe: int, margin_percent: float, *, between: bool, comparable: bool
+) -> Advice:
+    """Setting ``safe``, or what is foreseen to be better on all rows where ``between`` allows it and the runs are on a part of them.
+
+    Its rank at the learning rate foreseen for it, if that may lose a margin more at worst; and the best of all foreseen, where nothing
+    bounds what ``safe`` may lose (not ``comparable``) or the bound is useless.
+    """
+    as_run = Advice(data.settings[safe], standing.gain_lost_by(safe).high)
+    if not between or standing.examples <= data.rungs[-1].examples:
+        return as_run
+    useful = comparable and as_run.worst_percent <= USELESS_BOUND_PERCENT
+    wanted = foreseen_setting(data, as_run.setting.rank) if useful else foreseen_best(data)
+    found = price(data, standing, wanted, "tuned", margin_percent)
+    if found.gain_lost is None or (useful and found.gain_lost.high > as_run.worst_percent + margin_percent):
+        return as_run
+    return Advice(wanted, found.gain_lost.high, found)
