@@ -78,3 +78,16 @@ def test_a_plan_of_all_rows_measures_them():
         is None
     )
     assert stages
+
+
+def test_no_rate_above_one_that_diverged_and_no_search_without_end():
+    world = World(best_rate=0.3, diverges_above=2e-3)
+    plan = plan_of("rates", **PART)
+    assert unbracketed(evidence(world, SCOUTS), plan, 32) == []
+    many = [(configuration(32, 3e-4 * 1.5**k, "rank"), 400) for k in range(7)]
+    assert unbracketed(evidence(World(best_rate=0.3), many), plan, 32) == []
+    stages, done = simulate(
+        World(best_rate=0.3, diverges_above=3e-3, saturates_at=1.0, noise=0.0), plan_of("lean"), prior=1e-4
+    )
+    assert len(done) < 40
+    assert stages

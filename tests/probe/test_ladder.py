@@ -229,7 +229,7 @@ worlds = st.builds(
 @settings(max_examples=8, deadline=None)
 @given(
     worlds,
-    st.sampled_from(["wide", "plain", "lean"]),
+    st.sampled_from(["wide", "plain", "lean", "rates"]),
     st.sampled_from([1e-4, 1e-3, 1e-2]),
     st.sampled_from([None, (16, 32.0, 2e-4), (256, 512.0, 1e-1)]),
 )

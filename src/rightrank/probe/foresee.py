@@ -31,6 +31,8 @@ WELL_KNOWN, STEP = 0.15, 0.5
 # What a further run has to be worth, in percent of the gain, for each run of the recipe on the plan's final size that it costs. Chosen:
 # a fiftieth of the margin.
 LEAST_WORTH = 0.02
+# Most learning rates of one rank on the first size, and most runs in all: then what is left to the time is seeds and guides. Chosen.
+MOST_SCOUTS, MOST_RUNS = 7, 20
 OFFSETS = (-0.25, 0.0, 0.25)
 SAME = 0.06
 """A run this close (log10) to one that was made shows little else."""
@@ -52,10 +54,14 @@ def unbracketed(evidence: Evidence, plan: Plan, rank: int) -> list[float]:
     if not data.rungs:
         return [rounded(float(data.axis_U.min()) - STEP)]
     axis_u = data.axis_U[data.rank_U == rank]
+    if len(axis_u) >= MOST_SCOUTS:
+        return []
     best, error = data.valley.best_axis(rank, plan.scout_examples)
     if error <= WELL_KNOWN and axis_u.min() - AWAY < best < axis_u.max() + AWAY:
         return []
     upward = best > (axis_u.min() + axis_u.max()) / 2
+    if upward and np.any(data.rungs[-1].diverged_U[data.rank_U == rank]):
+        return []
     return [rounded(float(axis_u.max()) + STEP if upward else float(axis_u.min()) - STEP)]
 
 
@@ -74,8 +80,8 @@ def most_worth(
     evidence: Evidence, plan: Plan, done: Sequence[tuple[Configuration, int]]
 ) -> tuple[Configuration, int] | None:
     """The run that lets the choice lose least for its price, and its training examples; None where none is worth it."""
-    data = measure(evidence, QUICK_REPLICATES, 0)
-    if not data.rungs:
+    data = measure(evidence, QUICK_REPLICATES, 0) if len(done) < MOST_RUNS else None
+    if data is None or not data.rungs:
         return None
     runs = _candidates(data, plan, done)
     if not runs:
