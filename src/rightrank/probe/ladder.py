@@ -96,7 +96,8 @@ def next_stage(
         stage = _stage("learning rates", scout, grid, at[scout])
         if stage is not None or evidence is None:
             return stage
-    if plan.breadth in FEW and not plan.starved and len(at[scout]) >= FEWEST_SCOUTS:
+    part = final < evidence.all_examples and not plan.starved
+    if plan.breadth in FEW and part and len(at[scout]) >= FEWEST_SCOUTS:
         stage = _few(evidence, plan, done, at)
         if stage is not None:
             return stage
