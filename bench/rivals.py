@@ -77,9 +77,6 @@ class Purse:
         return Named(rank, axis, self.cost)
 
 
-Rival = "Callable[[Purse], Named | None]"
-
-
 def guide(rank: int) -> Callable[[Purse], Named | None]:
     """alpha = 2r, 2e-4, as most guides print."""
     axis = math.log10(equivalent_learning_rate(rank, 2.0 * rank, GUIDE_LEARNING_RATE))

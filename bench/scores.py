@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,11 @@ import numpy as np
 from bench.replay import Replayed, replay
 from bench.rivals import Purse, rivals
 from bench.truth import MARGIN_PERCENT, Truth
-from rightrank.recipe import equivalent_learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bench.tables import Surface
-    from rightrank.stats.rungs import Setting
 
 
 @dataclass(frozen=True)
@@ -61,11 +58,6 @@ class Score:
         return self.status in ("SETTLED", "FLAT", "CEILING") and not self.within_margin
 
 
-def axis(setting: Setting) -> float:
-    """log10 of the equivalent learning rate."""
-    return math.log10(equivalent_learning_rate(setting.rank, setting.alpha, setting.learning_rate))
-
-
 def score_probe(surface: Surface, budget: float, resample: int | None = None) -> Score | None:
     """The product at ``budget`` runs. ``resample``: on a random half of the rows of either side, other seeds first."""
     decide_E, score_E = (np.flatnonzero(side) for side in surface.sides())
@@ -88,7 +80,7 @@ def probe_scored(surface: Surface, budget: float, found: Replayed, every: Truth,
     decision = found.decision
     best, choice = decision.foreseen, decision.choice
     tuned = [p for p in decision.choices if p.kind == "tuned" and p.gain_lost is not None]
-    truths = [apart.regret_percent(p.setting.rank, axis(p.setting)) for p in tuned]
+    truths = [apart.regret_percent(p.setting.rank, p.setting.axis) for p in tuned]
     covered = sum(
         p.gain_lost.low <= t <= p.gain_lost.high for p, t in zip(tuned, truths, strict=True) if p.gain_lost
     )
@@ -97,9 +89,9 @@ def probe_scored(surface: Surface, budget: float, found: Replayed, every: Truth,
         budget=budget,
         who="rightrank",
         rank=choice.rank,
-        best_point_percent=every.regret_percent(best.rank, axis(best)),
-        standard_error_percent=every.standard_error_percent(best.rank, axis(best)),
-        recommended_percent=apart.regret_percent(choice.rank, axis(choice)),
+        best_point_percent=every.regret_percent(best.rank, best.axis),
+        standard_error_percent=every.standard_error_percent(best.rank, best.axis),
+        recommended_percent=apart.regret_percent(choice.rank, choice.axis),
         margin_percent=decision.margin.percent if decision.margin else MARGIN_PERCENT,
         cost_runs=found.cost_runs,
         smallest_ranks=tuple(every.smallest_ranks()),
