@@ -4,8 +4,8 @@
     python -m bench.record MODEL DATA_DIR --price
     python -m bench.tables DIR bench/surfaces
 
-Which runs: ``bench/design.py``. Resumable: what is recorded under DIR is not trained again. On several GPUs run one process a GPU, each
-with ``--device`` and ``--sets`` of its own. ``--price`` says what the design costs and trains nothing.
+Which runs: ``bench/design.py``. Resumable: what is recorded under DIR, or lies in bench/surfaces, is not trained again. On several GPUs
+run one process a GPU, each with ``--device`` and ``--sets`` of its own. ``--price`` says what the design costs and trains nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from bench.design import (
     ranks_at,
     runs_foreseen,
 )
+from bench.tables import FOLDER, load, restore
 from rightrank.probe.ladder import configuration
 from rightrank.probe.loss_table import LossTable, Pack
 from rightrank.recipe import Recipe, alpha_for
@@ -41,6 +42,7 @@ from rightrank.recipe import Recipe, alpha_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench.tables import Surface
     from rightrank.data import PreparedData, TokenizedExample
     from rightrank.executors.worker import Worker
     from rightrank.probe.pack import Configuration
@@ -127,7 +129,14 @@ def record(
         "epochs": epochs,
         "what": "surface",
     }
-    table = LossTable(place, settings, _about(worker, survey.path.words, epochs))
+    path = FOLDER / f"{data_set.name}-{epochs:g}.npz"
+    kept = load(path) if path.exists() else None
+    about = _about(worker, survey.path.words, epochs)
+    if kept is not None:
+        about["gone_on_from"] = kept.about
+    table = LossTable(place, settings, about)
+    if table.base is None and kept is not None:
+        go_on_from(kept, table, [*decide, *score])
     if table.base is None:
         table.set_base(worker.evaluate_base())
     facts = _facts(data_set, recipe, sizes, train, (decide, score), worker.facts.vocabulary)
@@ -143,6 +152,13 @@ def record(
         other_scales(recorder.level(whole)) if data_set.name in SCALE_SETS and epochs == EPOCHS[0] else []
     )
     return recorder.train(scales, whole)
+
+
+def go_on_from(surface: Surface, table: LossTable, judges: Sequence[TokenizedExample]) -> None:
+    """Fill ``table`` with what was recorded before, if that was on the same held-out rows."""
+    lengths, tokens = ([len(e.token_ids_T) for e in judges], [e.trained_tokens for e in judges])
+    if np.array_equal(surface.lengths_E, lengths) and np.array_equal(surface.tokens_E, tokens):
+        restore(surface, table)
 
 
 def _prepared(

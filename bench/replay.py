@@ -1,7 +1,8 @@
 """The project's own probe on a recorded surface instead of a GPU: the same plan, ladder and decision, at the price in runs.
 
 What a probe asks for and the design did not record is interpolated, row by row: along the learning rate through the three nearest
-recorded ones of the rank, between ranks and sizes linearly in their logarithm. Another seed where none was recorded is seed 0 and the
+recorded ones of the rank, on the line of two where one of three is far worse (beyond a valley's edge training diverges, and a parabola
+through that would dip below everything recorded), between ranks and sizes linearly in their logarithm. Another seed where none was recorded is seed 0 and the
 difference between two recorded seeds of a near-best setting. How much was interpolated is counted.
 
 Dimensions: C runs, E held-out examples, K configurations of a pack.
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 SAME = 1e-3
 """Learning rates (log10) this close are one."""
+STEEP_PERCENT = 10.0
+"""Of the gain: three runs of one rank that lie further apart lie on no parabola. Chosen; recorded valleys within half a decade of their
+best are flatter, and edges at least twice as high."""
 FORWARD_SHARE = 0.5
 """Price of a forward pass as a share of training's on the same tokens: the frozen base needs no gradients of its own (derived)."""
 HIDDEN = 576  # of SmolLM2-135M, whose surfaces these are
@@ -88,6 +92,20 @@ class Runs:
                     found.append((other, first))
         return found
 
+    def _worst_percent(self, runs: Sequence[int]) -> float:
+        """Of the gain, that the worst of ``runs`` loses against the best of them on the rows that decide; infinite where one diverged."""
+        decide_E = self.surface.sides()[0]
+        loss_c = self.surface.loss_CE[runs][:, decide_E].sum(1)
+        gain = float(self.surface.base_loss_E[decide_E].sum()) - self._least
+        return float(100 * (loss_c.max() - loss_c.min()) / max(gain, 1e-9)) if np.isfinite(loss_c).all() else math.inf
+
+    @cached_property
+    def _least(self) -> float:
+        """Loss of the best run on all rows, on the rows that decide."""
+        surface = self.surface
+        loss_C = surface.loss_CE[:, surface.sides()[0]].sum(1)
+        return float(np.nanmin(loss_C[surface.examples_C == surface.whole]))
+
     def _recorded(self, c: int) -> Run:
         return Run(self.surface.loss_CE[c], self.surface.right_CE[c], recorded=True)
 
@@ -109,8 +127,11 @@ class Runs:
             return self._recorded(known[nearest])
         x = sorted(known)
         outside = axis < x[0] or axis > x[-1]
-        count = 2 if outside or len(x) < 3 else 3
-        near = sorted(sorted(x, key=lambda v: abs(v - axis))[:count])
+        near = sorted(sorted(x, key=lambda v: abs(v - axis))[:3])
+        if outside or self._worst_percent([known[v] for v in near]) > STEEP_PERCENT:
+            around = [v for v in x if v < axis][-1:] + [v for v in x if v > axis][:1]
+            near = around if len(around) == 2 else sorted(near, key=lambda v: abs(v - axis))[:2]
+            near.sort()
         if len(near) < 2 or not np.isfinite(self.surface.loss_CE[[known[v] for v in near], 0]).all():
             return replace(self._recorded(known[nearest]), recorded=False)
         weights = [math.prod((axis - v) / (u - v) for v in near if v != u) for u in near]

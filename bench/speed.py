@@ -29,6 +29,7 @@ from rightrank.bank.step import batches, trained_tokens
 from rightrank.bank.targets import find_targets, target_suffixes
 from rightrank.bank.verify import Path as HowItRuns
 from rightrank.data import TokenizedExample, prepare
+from rightrank.executors.local import ENOUGH_TOKENS_ON_GPU
 from rightrank.recipe import Recipe, alpha_for
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def run_bank(work: Work, specs: Sequence[AdapterSpec], *, how: Way, capacity: in
         with open_run(HowItRuns(True, "", how), work.base, specs, dropout=0.0) as run:
             trained = run.train(work.train, work.recipe, seed=0, capacity=capacity, on_step=clock)
             done = now(device)
-            held_out = run.evaluate(work.held_out, capacity)
+            held_out = run.evaluate(work.held_out, min(capacity, ENOUGH_TOKENS_ON_GPU // len(specs)))
         ended = now(device)
         found[turn] = {
             "seconds": done - first_step[0],

@@ -3,7 +3,7 @@
     python -m bench.tables DIR bench/surfaces
 
 makes one ``NAME-EPOCHS.npz`` of every data set and recipe that ``bench.record`` left under DIR. Losses are kept as 16-bit numbers of 7
-bits of mantissa: half a percent of one row's loss, and 0.005 % of the mean of 500.
+bits of mantissa: half a percent of one row's loss, and 0.005 % of the mean of 500. ``bench.record`` goes on from such a file as well.
 
 Dimensions: C runs, E held-out examples (those that decide first, then those that score), B bootstrap replicates.
 """
@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.design import SETS
-from rightrank.probe.loss_table import LossTable
+from bench.design import RATES, SETS
+from rightrank.probe.loss_table import Configuration, LossTable, Pack, PackResult
 from rightrank.recipe import Recipe, equivalent_learning_rate
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+    from rightrank.probe.loss_table import Role
 
 FOLDER = Path(__file__).parent / "surfaces"
 KEPT_BITS = 7
@@ -188,6 +190,33 @@ def read_recorded(place: Path) -> Surface:
     )
 
 
+def restore(surface: Surface, table: LossTable) -> None:
+    """Write the runs of ``surface`` into an empty ``table``, to go on from: a pack of every size and seed."""
+    table.set_base(_result(surface.base_loss_E[None], surface.base_right_E[None]))
+    for size in surface.sizes:
+        for seed in np.unique(surface.seed_C):
+            runs = np.flatnonzero((surface.examples_C == size) & (surface.seed_C == seed))
+            if not len(runs):
+                continue
+            configurations = tuple(_configuration(surface, int(c)) for c in runs)
+            pack = Pack(table.next_number, int(size), configurations, with_score=True)
+            table.begin(pack)
+            table.finish(pack, _result(surface.loss_CE[runs], surface.right_CE[runs]))
+
+
+def _configuration(surface: Surface, c: int) -> Configuration:
+    rate = float(surface.learning_rate_C[c])
+    role: Role = "rank" if rate in RATES else "guide"
+    return Configuration(
+        int(surface.rank_C[c]), float(surface.alpha_C[c]), rate, int(surface.seed_C[c]), role
+    )
+
+
+def _result(loss_KE: np.ndarray, right_KE: np.ndarray) -> PackResult:
+    """What is kept of a pack: losses, and that they took no time again."""
+    return PackResult(loss_KE, right_KE, (None,) * len(loss_KE), 0, 0, 0.0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -198,6 +227,8 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     total = 0
     for facts in sorted(chosen.recorded.glob("*/*/facts.json")):
+        if not LossTable.opened(facts.parent).packs:
+            continue
         surface = read_recorded(facts.parent)
         path = chosen.out / f"{surface.name}-{surface.epochs:g}.npz"
         save(surface, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from bench.design import (
     FEW_RANKS,
@@ -18,6 +19,7 @@ from bench.design import (
     next_points,
     ranks_at,
 )
+from bench.tables import read_recorded, save
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +74,7 @@ def test_points_for_seeds_are_near_the_best_and_the_same_every_time() -> None:
     [
         ("nl2bash", 10_607, 3, [3200, 800, 1600, 400]),
         ("nl2bash", 10_607, 1, [3200, 800, 1600]),
-        ("mbpp", 474, 3, [474]),
+        ("mbpp", 474, 3, [474, 237]),
         ("medquad", 5_000, 3, [1600, 400, 800]),
     ],
 )
@@ -82,6 +84,10 @@ def test_sizes_of_under_fifty_steps_are_left_out(
     assert SETS[name].sizes(rows, Recipe().given(epochs=epochs)) == sizes
     assert ranks_at(sizes[0], sizes[0]) == RANKS
     assert ranks_at(sizes[0] // 2, sizes[0]) == FEW_RANKS
+
+
+def test_a_recipe_of_too_few_steps_at_all_rows_is_not_recorded() -> None:
+    assert SETS["mbpp"].sizes(474, Recipe().given(epochs=1)) == []
 
 
 def test_a_set_is_recorded_and_not_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,3 +109,17 @@ def test_a_set_is_recorded_and_not_twice(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert record.record(Worker(base), *place, until=0.0), "all of it is there"
     assert len(LossTable.opened(tmp_path / "out" / "small" / "2").packs) == packs
     assert not record.record(Worker(base), *place[:-1], 3.0, until=0.0)
+
+    # A compact table of it is as good to go on from.
+    surfaces = tmp_path / "surfaces"
+    surfaces.mkdir()
+    recorded = read_recorded(tmp_path / "out" / "small" / "2")
+    save(recorded, surfaces / "small-2.npz")
+    monkeypatch.setattr(record, "FOLDER", surfaces)
+    assert record.record(Worker(base), *place[:3], tmp_path / "again", 2.0, until=0.0), (
+        "nothing is trained again"
+    )
+    assert read_recorded(tmp_path / "again" / "small" / "2").loss_CE == pytest.approx(
+        recorded.loss_CE[np.lexsort((recorded.seed_C, -recorded.examples_C))], rel=2**-7
+    )
+    assert not record.record(Worker(base), *place[:3], tmp_path / "other", 3.0, until=0.0)
