@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.tables import FOLDER, Surface, surfaces
-from rightrank.stats.valley import NAMES, Observations, Prior, Valley, fit, lost_percent, prior_from
+from rightrank.stats.valley import (
+    NAMES,
+    Observations,
+    Prior,
+    Valley,
+    beyond_edge,
+    fit,
+    lost_percent,
+    prior_from,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +56,11 @@ def observed(surface: Surface) -> Observations:
     lowest = {n: min(float(np.mean(v)) for (m, _, _), v in groups.items() if m == n) for n in surface.sizes}
     lost_O = np.array([100 * (float(np.mean(v)) - lowest[n]) / gain for (n, _, _), v in groups.items()])
     keys = np.array(list(groups), dtype=float)
-    noise_BO = np.zeros((2, len(lost_O)))
-    return Observations(keys[:, 1], keys[:, 2], np.log2(surface.whole / keys[:, 0]), lost_O, noise_BO)
+    rank_O, axis_O, halvings_O = keys[:, 1], keys[:, 2], np.log2(surface.whole / keys[:, 0])
+    kept_O = ~beyond_edge(rank_O, axis_O, halvings_O, lost_O)
+    return Observations(
+        rank_O[kept_O], axis_O[kept_O], halvings_O[kept_O], lost_O[kept_O], np.zeros((2, int(kept_O.sum())))
+    )
 
 
 def residuals(seen: Observations, valley: Valley) -> np.ndarray:

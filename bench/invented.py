@@ -16,6 +16,7 @@ from bench.design import DECIDE, SEEDS, Point, guides, next_points, ranks_at
 from bench.tables import Surface, save
 from rightrank.probe.ladder import configuration
 from rightrank.recipe import Recipe, equivalent_learning_rate
+from rightrank.stats.seeds import alike
 from rightrank.stats.valley import lost_percent, recorded_prior
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class Truth:
     """Parameters of ``rightrank.stats.valley``."""
     misfit: float = 0.2
     """Standard deviation of a setting from the valley, the same for every seed and size."""
-    noise: float = 0.1
-    """Standard deviation between seeds."""
+    noise: float = 0.25
+    """Standard deviation between seeds, most of it shared by the runs of one."""
     halving: float = 6.0
     """What half the rows cost at the best setting."""
 
@@ -86,9 +87,11 @@ def invented(
             runs += [(p.rank, configuration(*p, "rank").alpha, p.rate, s, size) for p in near for s in SEEDS]
     runs += [(c.rank, c.alpha, c.learning_rate, 0, rows) for c in guides()]
     loss_CE = np.empty((len(runs), E))
-    for c, (rank, alpha, rate, _, size) in enumerate(runs):
-        axis = math.log10(equivalent_learning_rate(rank, alpha, rate))
-        share = (truth.lost(rank, axis, size, rows) + truth.noise * rng.normal()) / 100
+    axis_C = np.array([math.log10(equivalent_learning_rate(r, a, lr)) for r, a, lr, *_ in runs])
+    luck_C = _luck(runs, axis_C, rng)
+    for c, (rank, _, _, _, size) in enumerate(runs):
+        axis = float(axis_C[c])
+        share = (truth.lost(rank, axis, size, rows) + truth.noise * luck_C[c]) / 100
         level_E = (
             BASE
             - GAIN * (1 - share)
@@ -107,6 +110,19 @@ def invented(
         base_loss_E=tokens_E * np.maximum(0.01, BASE + common_E), base_right_E=np.zeros(E, int),
         frequency_loss_E=tokens_E * 6.0, about={"device": "invented"},
     )  # fmt: skip
+
+
+def _luck(
+    runs: list[tuple[int, float, float, int, int]], axis_C: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Of variance 1, as alike as that of real runs."""
+    rank_C, seed_C, size_C = (np.array([run[i] for run in runs]) for i in (0, 3, 4))
+    found = np.empty(len(runs))
+    for size in np.unique(size_C):
+        here = size_C == size
+        root = np.linalg.cholesky(alike(rank_C[here], axis_C[here], seed_C[here]))
+        found[here] = root @ rng.standard_normal(int(here.sum()))
+    return found
 
 
 def invent(folder: Path, count: int, seed: int = 100) -> None:

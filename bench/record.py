@@ -27,6 +27,7 @@ from bench.design import (
     SETS,
     DataSet,
     Point,
+    between,
     guides,
     near_best,
     next_points,
@@ -79,7 +80,10 @@ class Recorder:
         while points := next_points(self.level(size), ranks_at(size, whole)):
             if not self.train([configuration(*point, "rank") for point in points], size):
                 return False
-        return size != whole or self.train(guides(), size)
+        if size != whole:
+            return True
+        finer = [configuration(*point, "rank") for point in between(self.level(size))]
+        return self.train([*guides(), *finer], size)
 
     def seeds(self, size: int) -> bool:
         """The noise floor at a size."""

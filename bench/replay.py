@@ -1,9 +1,9 @@
 """The project's own probe on a recorded surface instead of a GPU: the same plan, ladder and decision, at the price in runs.
 
-What a probe asks for and the design did not record is interpolated, row by row: along the learning rate through the three nearest
-recorded ones of the rank, on the line of two where one of three is far worse (beyond a valley's edge training diverges, and a parabola
-through that would dip below everything recorded), between ranks and sizes linearly in their logarithm. Another seed where none was recorded is seed 0 and the
-difference between two recorded seeds of a near-best setting. How much was interpolated is counted.
+What a probe asks for and the design did not record is interpolated, row by row: along the learning rate between the two recorded ones
+around it, bent as the valley that was fitted to the whole surface is bent there (half a decade apart, straight lines would make every
+recorded rate a corner and what lies between look bad), between ranks and sizes linearly in their logarithm. Another seed where none was
+recorded is seed 0 and what that seed made of the nearest setting that was recorded with it. How much was interpolated is counted.
 
 Dimensions: C runs, E held-out examples, K configurations of a pack.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.fit_valley import WIDE, observed
 from rightrank.errors import BudgetError
 from rightrank.probe.ladder import prior_learning_rate
 from rightrank.probe.loss_table import LossTable
@@ -26,6 +27,7 @@ from rightrank.probe.plan import CANDIDATE_RANKS, SLACK, Job, Plan, Speed, all_d
 from rightrank.probe.run import Probe, Subject
 from rightrank.recipe import equivalent_learning_rate
 from rightrank.stats.decision import decide
+from rightrank.stats.valley import fit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +38,12 @@ if TYPE_CHECKING:
     from rightrank.probe.pack import Configuration, Pack
     from rightrank.stats.evidence import Evidence
     from rightrank.stats.results import Decision
+    from rightrank.stats.valley import Valley
 
 SAME = 1e-3
 """Learning rates (log10) this close are one."""
-STEEP_PERCENT = 10.0
-"""Of the gain: three runs of one rank that lie further apart lie on no parabola. Chosen; recorded valleys within half a decade of their
-best are flatter, and edges at least twice as high."""
+SAME_SIZE = 1.3
+"""A recorded size stands for one that is at most this many times larger or smaller."""
 FORWARD_SHARE = 0.5
 """Price of a forward pass as a share of training's on the same tokens: the frozen base needs no gradients of its own (derived)."""
 HIDDEN = 576  # of SmolLM2-135M, whose surfaces these are
@@ -75,36 +77,32 @@ class Runs:
         if seed and (found := self._seeds.get((size, rank, round(axis, 2), seed))) is not None:
             return self._recorded(found)
         run = self._at_rank(rank, axis, size)
-        if seed == 0 or not self._pairs:
+        return run if seed == 0 else self._as_lucky(run, rank, axis, size, seed)
+
+    def _as_lucky(self, run: Run, rank: int, axis: float, size: int, seed: int) -> Run:
+        """``run`` as another seed would have it: by what that seed made of the recorded setting nearest to it."""
+        sizes = sorted({n for n, *_ in self._seeds}, key=lambda n: abs(math.log(n / size)))
+        if not sizes:
             return run
-        pick = np.random.default_rng([rank, round(100 * axis) + 1000, size, seed])
-        other, first = self._pairs[int(pick.integers(len(self._pairs)))]
-        luck_E = (self.surface.loss_CE[other] - self.surface.loss_CE[first]) * pick.choice([-1, 1])
+        seeds = sorted({s for n, _, _, s in self._seeds if n == sizes[0]})
+        stand_in = seeds[(seed - 1) % len(seeds)]
+        alike = [(r, x, c) for (n, r, x, s), c in self._seeds.items() if (n, s) == (sizes[0], stand_in)]
+        near = min(
+            alike, key=lambda one: (abs(math.log2(one[0] / rank)) / 5 + abs(one[1] - axis) / 0.45, one)
+        )
+        first = min(self._at[sizes[0], near[0]].items(), key=lambda known: abs(known[0] - near[1]))[1]
+        luck_E = self.surface.loss_CE[near[2]] - self.surface.loss_CE[first]
+        if not np.isfinite(luck_E).all():
+            return run
         return Run(np.maximum(0.0, run.loss_E + luck_E), run.right_E, recorded=False)
 
     @cached_property
-    def _pairs(self) -> list[tuple[int, int]]:
-        """Runs of two seeds of one setting."""
-        found = []
-        for (size, rank, axis, _), other in self._seeds.items():
-            for known, first in self._at.get((size, rank), {}).items():
-                if abs(known - axis) < 1e-2 and np.isfinite(self.surface.loss_CE[[other, first], 0]).all():
-                    found.append((other, first))
-        return found
-
-    def _worst_percent(self, runs: Sequence[int]) -> float:
-        """Of the gain, that the worst of ``runs`` loses against the best of them on the rows that decide; infinite where one diverged."""
-        decide_E = self.surface.sides()[0]
-        loss_c = self.surface.loss_CE[runs][:, decide_E].sum(1)
-        gain = float(self.surface.base_loss_E[decide_E].sum()) - self._least
-        return float(100 * (loss_c.max() - loss_c.min()) / max(gain, 1e-9)) if np.isfinite(loss_c).all() else math.inf
-
-    @cached_property
-    def _least(self) -> float:
-        """Loss of the best run on all rows, on the rows that decide."""
-        surface = self.surface
-        loss_C = surface.loss_CE[:, surface.sides()[0]].sum(1)
-        return float(np.nanmin(loss_C[surface.examples_C == surface.whole]))
+    def _gain(self) -> float:
+        """Of the best run on all rows over the untrained model, nats on the rows that decide."""
+        surface, decide_E = self.surface, self.surface.sides()[0]
+        loss_C = surface.loss_CE[:, decide_E].sum(1)
+        whole_C = surface.examples_C == surface.whole
+        return float(surface.base_loss_E[decide_E].sum() - np.nanmin(loss_C[whole_C]))
 
     def _recorded(self, c: int) -> Run:
         return Run(self.surface.loss_CE[c], self.surface.right_CE[c], recorded=True)
@@ -112,34 +110,59 @@ class Runs:
     def _at_rank(self, rank: int, axis: float, size: int) -> Run:
         ranks = sorted({r for n, r in self._at if n == size})
         if rank in ranks:
-            return self._along(size, rank, axis)
+            return self._beyond(size, rank, axis) or self._along(size, rank, axis)
         below, above = [r for r in ranks if r < rank][-1:], [r for r in ranks if r > rank][:1]
         if not below or not above:
             return replace(self._along(size, (below or above)[0], axis), recorded=False)
         share = math.log(rank / below[0]) / math.log(above[0] / below[0])
         return mixed([self._along(size, r, axis) for r in (below[0], above[0])], [1 - share, share])
 
+    def _beyond(self, size: int, rank: int, axis: float) -> Run | None:
+        """Further than a rank's highest recorded learning rate: from there as the nearest rank goes on that was recorded as far."""
+        end = max(self._at[size, rank])
+        if axis <= end + SAME:
+            return None
+        others = [r for n, r in self._at if n == size and max(self._at[n, r]) >= axis - SAME and r != rank]
+        if not others:
+            return None
+        other = min(others, key=lambda r: (abs(math.log(r / rank)), r))
+        own, far, near = (self._along(size, r, x) for r, x in ((rank, end), (other, axis), (other, end)))
+        return replace(mixed([own, far, near], [1.0, 1.0, -1.0]), right_E=far.right_E)
+
     def _along(self, size: int, rank: int, axis: float) -> Run:
-        """Through the three nearest recorded learning rates of a rank; beyond them on the line of the last two, no better than the last."""
+        """Between recorded learning rates of a rank; beyond them from the last one as the valley goes on, no better than that."""
         known = self._at[size, rank]
         nearest = min(known, key=lambda x: abs(x - axis))
-        if abs(nearest - axis) < SAME:
-            return self._recorded(known[nearest])
-        x = sorted(known)
-        outside = axis < x[0] or axis > x[-1]
-        near = sorted(sorted(x, key=lambda v: abs(v - axis))[:3])
-        if outside or self._worst_percent([known[v] for v in near]) > STEEP_PERCENT:
-            around = [v for v in x if v < axis][-1:] + [v for v in x if v > axis][:1]
-            near = around if len(around) == 2 else sorted(near, key=lambda v: abs(v - axis))[:2]
-            near.sort()
-        if len(near) < 2 or not np.isfinite(self.surface.loss_CE[[known[v] for v in near], 0]).all():
-            return replace(self._recorded(known[nearest]), recorded=False)
-        weights = [math.prod((axis - v) / (u - v) for v in near if v != u) for u in near]
-        found = mixed([self._recorded(known[u]) for u in near], weights)
         end = self._recorded(known[nearest])
-        if outside and np.nansum(found.loss_E) < np.nansum(end.loss_E):
-            return replace(end, recorded=False)
-        return found
+        if abs(nearest - axis) < SAME:
+            return end
+        low, high = (
+            max((x for x in known if x < axis), default=axis),
+            min((x for x in known if x > axis), default=axis),
+        )
+        if axis in (low, high) or not all(
+            np.isfinite(self.surface.loss_CE[known[x], 0]) for x in (low, high)
+        ):
+            lost_U = self._lost(size, rank, [nearest, axis])
+            return self._moved(end, max(0.0, float(lost_U[1] - lost_U[0])))
+        share = (axis - low) / (high - low)
+        lost_U = self._lost(size, rank, [low, axis, high])
+        below = float(lost_U[1] - ((1 - share) * lost_U[0] + share * lost_U[2]))
+        ends = [self._recorded(known[x]) for x in (low, high)]
+        return self._moved(mixed(ends, [1 - share, share]), below)
+
+    def _lost(self, size: int, rank: int, axes: Sequence[float]) -> Float[np.ndarray, " U"]:
+        """What the valley loses, in percent of the gain."""
+        return self._valley.lost(np.full(len(axes), float(rank)), np.array(axes), size)[0]
+
+    def _moved(self, run: Run, percent: float) -> Run:
+        """``run`` with every loss moved by the same share, so that it loses ``percent`` of the gain more."""
+        share = percent / 100 * self._gain / float(run.loss_E[self.surface.sides()[0]].sum())
+        return Run(np.maximum(0.0, run.loss_E * (1 + share)), run.right_E, recorded=False)
+
+    @cached_property
+    def _valley(self) -> Valley:
+        return fit(observed(self.surface), self.surface.whole, WIDE)
 
 
 def mixed(runs: Sequence[Run], weights: Sequence[float]) -> Run:
@@ -236,6 +259,15 @@ class Replayed:
     cost_runs: float
     interpolated_share: float
 
+    @property
+    def axis_C(self) -> list[float]:
+        """log10 of the equivalent learning rate of every run."""
+        e = self.evidence
+        return [
+            math.log10(equivalent_learning_rate(int(r), float(a), float(lr)))
+            for r, a, lr in zip(e.rank_C, e.alpha_C, e.learning_rate_C, strict=True)
+        ]
+
 
 def job_of(surface: Surface, decide: int, score: int) -> Job:
     """What the planner knows of a surface."""
@@ -256,15 +288,21 @@ def speed_of(surface: Surface) -> Speed:
 def plan_of(surface: Surface, job: Job, budget_runs: float) -> Plan:
     """The probe's own plan among those of recorded sizes. Raises BudgetError where none is paid for."""
     ranks = [r for r in CANDIDATE_RANKS if r in set(surface.rank_C.tolist())]
-    moved = [replace(d, scout_examples=_nearest(surface, d.scout_examples), final_examples=_nearest(surface, d.final_examples))
-             for d in all_drafts(job, ranks) if not d.starved]  # fmt: skip
+    moved = [
+        replace(d, scout_examples=sizes[0], final_examples=sizes[1])
+        for d in all_drafts(job, ranks)
+        if (sizes := [size for n in (d.scout_examples, d.final_examples) if (size := _nearest(surface, n))])
+        and len(sizes) == 2
+    ]
     among = [plan for plan in moved if plan.scout_examples < plan.final_examples]
     # Recorded runs take as long as foreseen: nothing is set aside.
     return make_plan(job, speed_of(surface), ranks, budget_runs / (1 - SLACK), among=among)
 
 
-def _nearest(surface: Surface, size: int) -> int:
-    return min(surface.sizes, key=lambda n: abs(math.log(n / size)))
+def _nearest(surface: Surface, size: int) -> int | None:
+    """The recorded size that stands for ``size``; None where all are too far from it."""
+    near = min(surface.sizes, key=lambda n: abs(math.log(n / size)))
+    return near if abs(math.log(near / size)) <= math.log(SAME_SIZE) else None
 
 
 def replay(

@@ -4,10 +4,10 @@
     python -m bench.scoreboard --invented 16
 
 Offline. Per data set and recipe, at budgets of half a run to four: a probe is replayed (``bench/replay.py``) on rows that decide and half
-of those that score; the truth is what the surface says of every setting on all the data. The best point is chosen by the deciding rows
-alone and judged by all rows that score; what was certified with scoring rows is judged by the other half of them. Surfaces of the
-lockbox are scored apart and never tuned on. ``--invented``: on surfaces drawn from what the recorded ones have in common instead, whose
-truth is a formula: whether an idea works at all where it should.
+of those that score; the truth is what the surface says of every setting on all the data. What other data sets say of the valley leaves
+the one out that is probed. The best point is chosen by the deciding rows alone and judged by all rows that score; what was certified with
+scoring rows is judged by the other half of them. Surfaces of the lockbox are scored apart and never tuned on. ``--invented``: on surfaces
+drawn from what the recorded ones have in common instead, whose truth is a formula: whether an idea works at all where it should.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.fit_valley import left_out
 from bench.invented import invent
 from bench.scores import Score, against, score_probe, score_rivals, summary
 from bench.tables import FOLDER, Surface, surfaces
 from bench.truth import Truth
+
+if TYPE_CHECKING:
+    from rightrank.stats.valley import Prior
 
 BUDGETS = (0.5, 1.0, 2.0, 4.0)
 ONE_RUN = 1.0
@@ -41,8 +46,16 @@ def _surfaces(folder: str) -> list[Surface]:
     return _kept[folder]
 
 
-def _probe(folder: str, index: int, budget: float, resample: int | None) -> Score | None:
-    return score_probe(_surfaces(folder)[index], budget, resample)
+@cache
+def _prior_without(folder: str, name: str) -> Prior:
+    return left_out(Path(folder), name)
+
+
+def _probe(folder: str, index: int, budget: float, resample: int | None, recorded: bool) -> Score | None:
+    surface = _surfaces(folder)[index]
+    # What was invented was drawn from the prior that ships.
+    prior = _prior_without(folder, surface.name) if recorded else None
+    return score_probe(surface, budget, resample, prior)
 
 
 def _rivals(folder: str, index: int, budget: float) -> list[Score]:
@@ -84,13 +97,18 @@ class Board:
         return found
 
 
-def make_board(folder: Path, resampled: int) -> Board:
+def make_board(folder: Path, resampled: int, *, recorded: bool = True) -> Board:
     """Everything, on two processes."""
     kept = surfaces(folder)
     place_ = str(folder)
-    again = [(place_, i % len(kept), ONE_RUN, 1 + i // len(kept)) for i in range(resampled if kept else 0)]
+    again = [
+        (place_, i % len(kept), ONE_RUN, 1 + i // len(kept), recorded)
+        for i in range(resampled if kept else 0)
+    ]
     with ProcessPoolExecutor(WORKERS) as pool:
-        probes = [pool.submit(_probe, place_, i, b, None) for i in range(len(kept)) for b in BUDGETS]
+        probes = [
+            pool.submit(_probe, place_, i, b, None, recorded) for i in range(len(kept)) for b in BUDGETS
+        ]
         others = [pool.submit(_rivals, place_, i, b) for i in range(len(kept)) for b in BUDGETS]
         resamples = [pool.submit(_probe, *one) for one in again]
         return Board(
@@ -142,7 +160,8 @@ def main() -> None:
     with TemporaryDirectory() as made:
         if chosen.invented:
             invent(Path(made), chosen.invented)
-        board = make_board(Path(made) if chosen.invented else chosen.folder, chosen.resampled)
+        place_ = Path(made) if chosen.invented else chosen.folder
+        board = make_board(place_, chosen.resampled, recorded=not chosen.invented)
     if not chosen.json:
         print("\n".join(lines(board)))
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bench.tables import Surface
+    from rightrank.stats.valley import Prior
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,13 @@ class Score:
         return self.status in ("SETTLED", "FLAT", "CEILING") and not self.within_margin
 
 
-def score_probe(surface: Surface, budget: float, resample: int | None = None) -> Score | None:
-    """The product at ``budget`` runs. ``resample``: on a random half of the rows of either side, other seeds first."""
+def score_probe(
+    surface: Surface, budget: float, resample: int | None = None, prior: Prior | None = None
+) -> Score | None:
+    """The product at ``budget`` runs. ``resample``: on a random half of the rows of either side, other seeds first.
+
+    ``prior``: instead of the one that ships, which knows this data set.
+    """
     decide_E, score_E = (np.flatnonzero(side) for side in surface.sides())
     rng = np.random.default_rng([resample or 0, 11])
     if resample is not None:
@@ -68,7 +76,8 @@ def score_probe(surface: Surface, budget: float, resample: int | None = None) ->
         surface = reseeded(surface, rng)
     half = len(score_E) // 2
     shown_E = np.concatenate([decide_E, score_E[:half]])
-    found = replay(surface, budget, shown_E=shown_E, decide_rows=len(decide_E), seed=resample or 0)
+    with patch("rightrank.stats.rungs.recorded_prior", lambda: prior) if prior else nullcontext():
+        found = replay(surface, budget, shown_E=shown_E, decide_rows=len(decide_E), seed=resample or 0)
     if found is None:
         return None
     every = Truth(surface, score_E if resample is None else score_E[half:])
@@ -79,8 +88,12 @@ def probe_scored(surface: Surface, budget: float, found: Replayed, every: Truth,
     """``found`` against the truth on all scoring rows, and on those that it has not seen."""
     decision = found.decision
     best, choice = decision.foreseen, decision.choice
+    margin = decision.margin.percent if decision.margin else MARGIN_PERCENT
     tuned = [p for p in decision.choices if p.kind == "tuned" and p.gain_lost is not None]
-    truths = [apart.regret_percent(p.setting.rank, p.setting.axis) for p in tuned]
+    # What is said is said of the settings that were run, whichever of them is best.
+    run = {(int(r), float(x)) for r, x in zip(found.evidence.rank_C, found.axis_C, strict=True)}
+    best_run = min(apart.regret_percent(*setting) for setting in run)
+    truths = [apart.regret_percent(p.setting.rank, p.setting.axis) - best_run for p in tuned]
     covered = sum(
         p.gain_lost.low <= t <= p.gain_lost.high for p, t in zip(tuned, truths, strict=True) if p.gain_lost
     )
@@ -92,9 +105,9 @@ def probe_scored(surface: Surface, budget: float, found: Replayed, every: Truth,
         best_point_percent=every.regret_percent(best.rank, best.axis),
         standard_error_percent=every.standard_error_percent(best.rank, best.axis),
         recommended_percent=apart.regret_percent(choice.rank, choice.axis),
-        margin_percent=decision.margin.percent if decision.margin else MARGIN_PERCENT,
+        margin_percent=margin,
         cost_runs=found.cost_runs,
-        smallest_ranks=tuple(every.smallest_ranks()),
+        smallest_ranks=tuple(every.smallest_ranks(margin)),
         status=decision.status,
         covered=covered,
         intervals=len(tuned),

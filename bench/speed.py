@@ -174,6 +174,7 @@ def run_trl(work: Work, rank: int = 16) -> dict[str, Any]:
         config = SFTConfig(
             folder, per_device_train_batch_size=work.recipe.batch_size, max_steps=count + max(1, count // 10), report_to="none",
             bf16=base.dtype == torch.bfloat16, logging_strategy="no", save_strategy="no", disable_tqdm=True,
+            dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokens already
             gradient_checkpointing=False, use_cpu=device.type == "cpu", learning_rate=1e-3,
         )  # fmt: skip
         names = list(target_suffixes(find_targets(base.model)))
@@ -282,7 +283,7 @@ def main() -> None:
 def summary(result: dict[str, Any]) -> dict[str, Any]:
     """The figures that count at the top, beside everything."""
     top: dict[str, Any] = {}
-    grids = [v["again"] for k, v in result.items() if k.startswith("grid") and "again" in v]
+    grids = [v.get("again", v["first"]) for k, v in result.items() if k.startswith("grid") and "first" in v]
     firsts = [v["first"] for k, v in result.items() if k.startswith("grid") and "first" in v]
     peft = result.get("peft", {}).get("seconds")
     if grids:

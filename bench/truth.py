@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.replay import Runs
+from rightrank.stats.seeds import alike, assumed_share
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -22,8 +23,6 @@ MARGIN_PERCENT = 1.0
 REPLICATES = 400
 LIKELY = 0.05
 """A rank belongs to the set of smallest equivalent ones if it is that in this share of the replicates."""
-PLAUSIBLE_SEED_SHARE = 0.002
-"""Standard deviation between seeds as a share of the loss where no replicate was recorded. Assumed, as in ``stats/seeds.py``."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +103,21 @@ class Truth:
             found[rank] = min(lost, found.get(rank, np.inf))
         return found
 
-    def smallest_ranks(self, seed: int = 0) -> list[int]:
-        """The smallest rank within 1 % of the best: all that it may be, by resampled rows and seeds."""
+    def smallest_ranks(self, margin_percent: float = MARGIN_PERCENT, seed: int = 0) -> list[int]:
+        """The smallest rank within the margin of the best: all that it may be, by resampled rows and seeds."""
         rng = np.random.default_rng(seed)
         ranks = np.array([rank for rank, _ in self.settings])
         tokens_E = self.surface.tokens_E[self.rows_E]
         count_BE = rng.multinomial(len(tokens_E), np.full(len(tokens_E), 1 / len(tokens_E)), REPLICATES)
         total_B = count_BE @ tokens_E
         level_BU = (count_BE @ self.loss_UE.T) / total_B[:, None]
-        luck_BU = rng.normal(0, PLAUSIBLE_SEED_SHARE, level_BU.shape) * self.level_U
-        level_BU = level_BU + luck_BU
+        axis_U = np.array([axis for _, axis in self.settings])
+        root_UU = np.linalg.cholesky(alike(ranks, axis_U, np.zeros(len(ranks))))
+        luck_BU = rng.standard_normal(level_BU.shape) @ root_UU.T
+        level_BU = level_BU + luck_BU * assumed_share(axis_U) * self.level_U
         base_B = (count_BE @ self.surface.base_loss_E[self.rows_E]) / total_B
         best_B = level_BU.min(1)
-        allowed_B = best_B + MARGIN_PERCENT / 100 * (base_B - best_B)
+        allowed_B = best_B + margin_percent / 100 * (base_B - best_B)
         smallest_B = np.array(
             [ranks[level_U <= allowed].min() for level_U, allowed in zip(level_BU, allowed_B, strict=True)]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from functools import cache
@@ -111,6 +112,8 @@ def test_graphs_and_plain_steps_judge_alike() -> None:
 @pytest.mark.parametrize("adapters", [1, 16])
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_memory_is_foreseen_within_a_tenth(adapters: int, recomputed: bool) -> None:
+    gc.collect()
+    others = torch.cuda.memory_allocated()  # what tests before this one still hold
     base = load_base(tiny_model("llama", dtype=torch.bfloat16, hidden=512, layers=12).cuda(), object())
     examples = random_examples(64, longest=250)
     path = Path(True, "", "compiled", recomputed)
@@ -121,9 +124,9 @@ def test_memory_is_foreseen_within_a_tenth(adapters: int, recomputed: bool) -> N
     with open_run(path, base, specs, dropout=0.0) as run:
         run.train(examples, Recipe().given(epochs=1, batch_size=64), seed=0, capacity=1 << 20)
         parameters = sum(master.numel() for master in run.bank.masters)
-    taken = torch.cuda.max_memory_allocated() / GIB
+    taken = (torch.cuda.max_memory_allocated() - others) / GIB
     foreseen = memory.peak_gib(parameters, adapters * sum(len(e.token_ids_T) for e in examples))
-    assert 0.9 < foreseen / taken < 1.1
+    assert 0.9 < foreseen / taken < 1.1, (memory, parameters, others)
 
 
 def trained_bits(way: Way, longest: int) -> bytes:

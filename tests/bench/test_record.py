@@ -15,6 +15,7 @@ from bench.design import (
     SETS,
     DataSet,
     Point,
+    between,
     near_best,
     next_points,
     ranks_at,
@@ -64,9 +65,22 @@ def test_points_for_seeds_are_near_the_best_and_the_same_every_time() -> None:
     }
     chosen = near_best(level, 2.0, seed=5)
     assert chosen == near_best(level, 2.0, seed=5)
-    assert len(set(chosen)) == 6
+    assert 6 <= len(set(chosen)) <= 7, "six drawn, and the best"
     assert all(level[point] <= 1.03 for point in chosen)
     assert near_best({Point(8, 1e-3): 1.0}, 2.0, 0) == [Point(8, 1e-3)]
+
+
+def test_the_best_point_is_among_those_that_get_other_seeds() -> None:
+    level = {Point(r, 1e-3): 1.0 + i / 1000 for i, r in enumerate((1, 2, 4, 8, 16, 32, 64, 128, 256))}
+    assert all(Point(1, 1e-3) in near_best(level, 2.0, seed) for seed in range(20))
+
+
+def test_between_lies_a_quarter_of_a_decade_from_the_best_and_asks_for_no_more() -> None:
+    level = {Point(32, rate): abs(i - 1) for i, rate in enumerate(FIRST_RATES)}
+    assert between(level) == [Point(32, 5.6e-4), Point(32, 1.8e-3)]
+    finer = level | dict.fromkeys(between(level), -1.0)
+    assert next_points(finer, [32]) == [], "what lies between is no edge"
+    assert between(finer) == between(level)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +89,8 @@ def test_points_for_seeds_are_near_the_best_and_the_same_every_time() -> None:
         ("nl2bash", 10_607, 3, [3200, 800, 1600, 400]),
         ("nl2bash", 10_607, 1, [3200, 800, 1600]),
         ("mbpp", 474, 3, [474, 237]),
-        ("medquad", 5_000, 3, [1600, 400, 800]),
+        ("medquad", 5_000, 3, [1600, 400, 800, 200]),
+        ("medquad", 5_000, 1, [1600, 800]),
     ],
 )
 def test_sizes_of_under_fifty_steps_are_left_out(

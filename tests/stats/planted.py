@@ -52,6 +52,8 @@ class World:
     drift: float = 0.0
     """Share of the gain by which a doubling of the rank pays more at e times the data."""
     seed_share: float = 0.002
+    alone: bool = False
+    """Whether every run has luck of its own; else runs of a seed share most of it."""
     shared: float = 0.6
     """Standard deviation of what all settings have in common on an example, nats a token."""
     smooth: float = 0.03
@@ -92,11 +94,12 @@ def draw(world: World, seed: int = 0) -> Evidence:
     common_E = rng.normal(0, world.shared, E)
     by_rank_E, by_rate_E, to_base_E = rng.normal(0, world.smooth, (3, E))
     right_E = rng.binomial(tokens_E, 0.8)
+    luck_C = _luck(world, runs, seed)
     loss_CE = np.empty((len(runs), E))
     for c, (rank, rate, run_seed, n) in enumerate(runs):
         own = np.random.default_rng([18, seed, rank, round(rate * 1e7), run_seed, n])
         level = world.truth(rank, rate, n)
-        level *= 1 + own.normal(0, world.seed_share * (1.0 if rate < 1.7e-3 else 2.5))
+        level *= 1 + world.seed_share * (rate / 1e-3) ** 0.4 * luck_C[c]
         smooth_E = by_rank_E * math.log2(rank / 16) / 3 + by_rate_E * (math.log10(rate) + 3)
         loss_CE[c] = tokens_E * (level + common_E + smooth_E + own.normal(0, world.own, E))
     rank_C = np.array([r for r, *_ in runs])
@@ -115,6 +118,21 @@ def draw(world: World, seed: int = 0) -> Evidence:
         frequency_loss_E=tokens_E * (world.frequency + common_E),
         all_examples=ALL,
     )
+
+
+def _luck(world: World, runs: list[tuple[int, float, int, int]], seed: int) -> np.ndarray:
+    """Of variance 1: 45 % shared by all runs of a seed at a size, 35 % by those of similar rank and learning rate, the rest their own."""
+    found = np.empty(len(runs))
+    for n in world.sizes:
+        for s in range(world.seeds):
+            here = [c for c, (_, _, run_seed, size) in enumerate(runs) if (run_seed, size) == (s, n)]
+            x = np.array([[math.log2(runs[c][0]) / 5, math.log10(runs[c][1]) / 0.45] for c in here])
+            near = 0.35 * np.exp(-0.5 * np.sum((x[:, None] - x) ** 2, axis=2))
+            own = 1.0 if world.alone else 0.2
+            covariance = own * np.eye(len(here)) + (0.0 if world.alone else 1.0) * (0.45 + near)
+            rng = np.random.default_rng([19, seed, s, n])
+            found[here] = np.linalg.cholesky(covariance) @ rng.standard_normal(len(here))
+    return found
 
 
 def take(evidence: Evidence, runs: np.ndarray | None = None, examples: np.ndarray | None = None) -> Evidence:

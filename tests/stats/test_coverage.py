@@ -24,6 +24,7 @@ WORLDS = {
     "barely, three seeds": NOISY.but(seeds=3, rates=(3e-4, 1e-3, 2e-3), own=0.05),
     "flat": NOISY.but(lost=flat),
     "luck alone": NOISY.but(shared=0.2, own=0.005, smooth=0.005),
+    "three seeds": NOISY.but(shared=0.2, own=0.005, smooth=0.005, seeds=3),
     "half the data": NOISY.but(sizes=(ALL // 4, ALL // 2), drift=0.002, own=0.05),
 }
 DRAWS = 100

@@ -17,7 +17,14 @@ from rightrank.stats.paired import (
     resample_counts,
     resampled_ratio,
 )
-from rightrank.stats.seeds import estimate_seed_noise, replicate_squares
+from rightrank.stats.seeds import (
+    Luck,
+    Replicated,
+    alike,
+    estimate_seed_noise,
+    example_variance,
+    setting_weights,
+)
 
 
 def test_contrast_by_hand() -> None:
@@ -154,22 +161,37 @@ def test_interval_contains_its_value() -> None:
     assert (found.low, found.value, found.high) == (5.0, 5.0, 7.0)
 
 
-def test_replicates_by_hand() -> None:
-    loss_SE = np.array(
-        [[1.0, 3.0], [2.0, 4.0]]
-    )  # 1 and 1.5 a token on 4 tokens: the seeds differ alike on both examples
-    square, freedom, example_variance = replicate_squares(loss_SE, np.array([2.0, 2.0]))
-    assert (square, freedom) == (pytest.approx(2 * 0.25**2), 1)
-    assert example_variance == pytest.approx(0.0)
+def replicated(loss_PS: np.ndarray, expected: float, example_variance: float = 0.0) -> Replicated:
+    """P settings far apart with S seeds of their own each, so that no luck is shared."""
+    settings, seeds = loss_PS.shape
+    setting_C, own_C = np.repeat(np.arange(settings), seeds), np.arange(settings * seeds)
+    alike_CC = alike(np.full(len(own_C), 8), np.full(len(own_C), -3.0), own_C)
+    return Replicated(
+        loss_PS.ravel(),
+        setting_C,
+        np.full(len(own_C), expected),
+        np.full(len(own_C), example_variance),
+        alike_CC,
+    )
+
+
+def test_example_variance_by_hand() -> None:
+    alike_seeds = np.array([[1.0, 3.0], [2.0, 4.0]])  # differ alike on both examples
+    assert example_variance(alike_seeds, np.array([2.0, 2.0])) == pytest.approx(0.0)
+    other = np.array(
+        [[1.0, 3.0], [3.0, 1.0]]
+    )  # 1 nat a token each, on 4 tokens; residuals of 1 nat an example
+    assert example_variance(other, np.array([2.0, 2.0])) == pytest.approx(4 * 2 / 1 / 1 / 16)
 
 
 def test_seeds_that_differ_by_example_alone_are_no_seed_noise() -> None:
     rng = np.random.default_rng(8)
-    rows = [replicate_squares(10 * rng.normal(2.0, 0.5, (2, 300)), np.full(300, 10.0)) for _ in range(12)]
-    square_P, freedom_P, variance_P = (np.array(column) for column in zip(*rows, strict=True))
-    expected_P = np.full(12, 0.01)
-    known = estimate_seed_noise(square_P, freedom_P, variance_P, expected_P)
-    mistaken = estimate_seed_noise(square_P, freedom_P, 0 * variance_P, expected_P)
+    tokens_E = np.full(300, 10.0)
+    loss_PSE = 10 * rng.normal(2.0, 0.5, (12, 2, 300))
+    variance = float(np.mean([example_variance(loss_SE, tokens_E) for loss_SE in loss_PSE]))
+    level_PS = loss_PSE.sum(2) / tokens_E.sum()
+    known = estimate_seed_noise([replicated(level_PS, 0.01, variance)])
+    mistaken = estimate_seed_noise([replicated(level_PS, 0.01)])
     assert (
         known.factor < 1.6
     )  # the example noise is 0.029: twelve pairs say next to nothing of 0.01, the assumption stays
@@ -179,22 +201,79 @@ def test_seeds_that_differ_by_example_alone_are_no_seed_noise() -> None:
 @pytest.mark.parametrize("true", [0.2, 1.0, 6.0])
 def test_seed_noise_is_found(true: float) -> None:
     rng = np.random.default_rng(11)
-    square_P = (true * 0.01) ** 2 * rng.chisquare(2, 60)
-    found = estimate_seed_noise(square_P, np.full(60, 2), np.zeros(60), np.full(60, 0.01))
+    found = estimate_seed_noise([replicated(true * 0.01 * rng.normal(size=(60, 3)), 0.01)])
     assert found.factor == pytest.approx(
         np.sqrt((4 + 120 * true**2) / 124), rel=0.15
     )  # the assumption is worth 4
     assert (found.degrees_of_freedom, found.source) == (120, "measured")
 
 
+def runs_of_seeds(settings: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Settings and correlation of runs of ranks 2, 4, 8, … at one learning rate, each with every seed."""
+    setting_C, seed_C = np.repeat(np.arange(settings), seeds), np.tile(np.arange(seeds), settings)
+    return setting_C, alike(2 ** (1 + setting_C), np.full(len(setting_C), -3.0), seed_C)
+
+
+def test_shared_luck_is_not_mistaken_for_little_noise_of_many_runs() -> None:
+    """Ten settings that rise and fall together by seed are not ten samples: in this draw of three seeds luck is small."""
+    setting_C, alike_CC = runs_of_seeds(10, 3)
+    rng = np.random.default_rng(3)
+    factors = []
+    for _ in range(200):
+        loss_C = 0.01 * np.linalg.cholesky(alike_CC) @ rng.normal(size=30)
+        group = Replicated(loss_C, setting_C, np.full(30, 0.01), np.zeros(30), alike_CC)
+        factors.append(estimate_seed_noise([group]).factor)
+    assert np.mean(factors) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("share", "wanted"), [(0.8, 0.99), (0.0, 0.3)])
+def test_replicates_say_whether_luck_is_shared(share: float, wanted: float) -> None:
+    setting_C, alike_CC = runs_of_seeds(6, 3)
+    rng = np.random.default_rng(5)
+    same_CC = np.equal.outer(np.tile(np.arange(3), 6), np.tile(np.arange(3), 6))
+    root_CC = np.linalg.cholesky(share * same_CC + (1 - share) * np.eye(18))
+    found = []
+    for _ in range(100):
+        loss_C = 0.01 * root_CC @ rng.normal(size=18)
+        group = Replicated(loss_C, setting_C, np.full(18, 0.01), np.zeros(18), alike_CC)
+        found.append(estimate_seed_noise([group]).shared)
+    assert (np.median(found) > wanted) if share else (np.median(found) < wanted)
+
+
+def test_luck_is_drawn_as_it_is_said_to_be_alike() -> None:
+    places = [(2, -3.0), (8, -3.0), (256, -3.0), (8, -2.5), (8, -1.0)]
+    luck = Luck([1, 2], 40_000)
+    every = np.ones(40_000, bool)
+    draw_CB = np.stack([luck.of(rank, 16.0, axis, every) for rank, axis in places])
+    rank_C, axis_C = (np.array(column) for column in zip(*places, strict=True))
+    assert np.cov(draw_CB) == pytest.approx(alike(rank_C, axis_C, np.zeros(5)), abs=0.025)
+    assert np.array_equal(luck.of(8, 16.0, -3.0, every), draw_CB[1]), "whatever else is asked for"
+    own_CB = np.stack([luck.of(rank, 16.0, axis, ~every) for rank, axis in places])
+    assert np.cov(own_CB) == pytest.approx(np.eye(5), abs=0.025)
+    assert abs(np.corrcoef(draw_CB[1], Luck([1, 3], 40_000).of(8, 16.0, -3.0, every))[0, 1]) < 0.02
+
+
+def test_a_setting_of_one_seed_is_freed_of_the_luck_that_others_show() -> None:
+    """Rank 2 has seeds 0, 1, 2, rank 4 seed 0 alone: with luck all but shared, its level is its loss less what seed 0 had of luck."""
+    setting_C, seed_C = np.array([0, 0, 0, 1]), np.array([0, 1, 2, 0])
+    alike_CC = alike(np.array([2, 2, 2, 4]), np.full(4, -3.0), seed_C)
+    weight_UC = setting_weights(setting_C, np.ones(4), alike_CC)
+    assert weight_UC.sum(1) == pytest.approx([1, 1])
+    assert weight_UC[0] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
+    shared = alike_CC[0, 3]
+    assert weight_UC[1] == pytest.approx([-2 / 3 * shared, shared / 3, shared / 3, 1])
+    assert np.array_equal(setting_weights(np.array([1, 0]), np.ones(2), alike_CC[:2, :2]), [[0, 1], [1, 0]])
+
+
 def test_without_replicates_the_noise_is_assumed_and_uncertain() -> None:
-    nothing = np.zeros(0)
-    found = estimate_seed_noise(nothing, nothing.astype(int), nothing, nothing)
+    found = estimate_seed_noise([])
     assert (found.degrees_of_freedom, found.source) == (0, "assumed")
     assert found.factor == pytest.approx(
         1 / np.sqrt(stats.chi2.ppf(0.5, 4) / 4), rel=0.03
     )  # scaled inverse chi-square
-    factor_B = found.draw_factors(np.random.default_rng(0), 20_000)
+    factor_B, shared_B = found.draw(np.random.default_rng(0), 20_000)
+    assert shared_B[factor_B < 1].mean() == pytest.approx(0.9, abs=0.02)
+    assert shared_B[factor_B > 6].mean() < 0.25
     low, high = np.quantile(factor_B, [0.025, 0.975])
     assert (low, high) == pytest.approx((0.6, 2.9), rel=0.05)
-    assert found.percent(3e-3) == pytest.approx(2.5 * found.percent(1e-3))
+    assert found.percent(3e-3) == pytest.approx(3**0.4 * found.percent(1e-3))

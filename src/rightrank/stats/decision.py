@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from rightrank.stats import words
+from rightrank.stats.forecast import drift_was_measured
 from rightrank.stats.foreseen import advised, foreseen_best
 from rightrank.stats.paired import FEWEST_EXAMPLES, TAIL, Estimate, Sampled, interval
 from rightrank.stats.prices import less_accurate
@@ -182,7 +183,8 @@ def _status(
     gain: Literal["sure", "none", "unclear"],
 ) -> tuple[Status, int, tuple[str, ...]]:
     """Status, the setting to use and the reasons."""
-    safe = _safe(data, standing, margin.percent, bounded=gain == "sure")
+    trusted = len(data.rungs[-1].judge_E) >= FEWEST_EXAMPLES
+    safe = _safe(data, standing, margin.percent, bounded=gain == "sure" and trusted)
     obstacles = _obstacles(data, standing, candidates)
     if gain == "none" and not data.evidence.starved:
         return "NO_GAIN", standing.chosen[candidates[0].rank], words.no_gain(standing)
@@ -222,6 +224,8 @@ def _obstacles(data: Measured, standing: Standing, candidates: list[Candidate]) 
         found.append(words.few_ranks(len(candidates)))
     if len(data.rungs) < 2 and standing.examples > top.examples:
         found.append(words.one_size(top.examples, standing.examples))
+    elif standing.examples > top.examples and not drift_was_measured(data):
+        found.append(words.foreseen_only(top.examples, standing.examples))
     if len(top.judge_E) < FEWEST_EXAMPLES:
         found.append(words.few_examples(len(top.judge_E)))
     return found

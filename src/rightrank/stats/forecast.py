@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rightrank.stats.paired import Sampled
-from rightrank.stats.seeds import HIGH_FROM
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -25,16 +24,20 @@ if TYPE_CHECKING:
 # size only, it is interpolated between the ranks around it, with this standard error as a share of the gain, below and above HIGH_FROM.
 # Assumed from ranks 16 and 64 between 8, 32 and 128, n/8 to n (SmolLM2-135M, five data sets: 0.08 % up to 1e-3, 0.6 % at 3e-3).
 SMOOTH_DRIFT_LOW, SMOOTH_DRIFT_HIGH = 0.001, 0.006
+HIGH_FROM = 1.7e-3  # halfway (in log) between the learning rates that were measured
 # The same without ranks on both sides: the mean of the better half of all settings. Assumed from near-best settings of the same runs
 # (0.8-1.6 % on four data sets).
 ASSUMED_DRIFT = 0.012
 # Learning rates (log10) this close count as one for the purpose above. Chosen: a quarter of a half-decade step.
 SAME_RATE = 0.13
+NEAR_RATE = 0.55  # a step of the grid, and a little
 # With fewer settings than this run at both of the last two sizes, drift is that of the valley which other data sets share, fitted to all
 # runs; its errors are wide, and where runs show the drift, they tell it. What the valley misses has this standard error, in percent of
 # the gain and as a share of the drift. Assumed until recorded.
 FEWEST_SHARED = 1
 VALLEY_ERROR_PERCENT, VALLEY_ERROR_SHARE = 0.2, 0.1
+# How much a setting may lose to count, by a factor of e less, where the valley says how two sizes' losses lie. Chosen.
+NEAR_PERCENT = 2.0
 # A contrast that shrank is carried on as shrinking by the same factor again, not as crossing zero: that share of the way to the straight
 # line is taken off, and the same share is its standard error. Assumed: on banking77 a straight line from n/8 makes rank 1 the best at 2n.
 STRAIGHT_SHARE = 0.25
@@ -50,7 +53,7 @@ def _borrowed(
         alike_U = both_U & (np.abs(data.axis_U - data.axis_U[u]) <= SAME_RATE)
         below = [v for v in np.flatnonzero(alike_U) if log_rank_U[v] <= log_rank_U[u]]
         above = [v for v in np.flatnonzero(alike_U) if log_rank_U[v] >= log_rank_U[u]]
-        weight_UU[u] = reference_U / reference_U.sum()
+        weight_UU[u] = _nearest(data, both_U, reference_U, int(u))
         share_U[u] = ASSUMED_DRIFT
         if below and above:
             low, high = max(below, key=lambda v: log_rank_U[v]), min(above, key=lambda v: log_rank_U[v])
@@ -61,6 +64,19 @@ def _borrowed(
             weight_UU[u, high] += part
             share_U[u] = SMOOTH_DRIFT_LOW if 10 ** data.axis_U[u] < HIGH_FROM else SMOOTH_DRIFT_HIGH
     return weight_UU, share_U
+
+
+def _nearest(
+    data: Measured, both_U: Bool[np.ndarray, " U"], reference_U: Bool[np.ndarray, " U"], u: int
+) -> Float[np.ndarray, " U"]:
+    """Weights of those whose drift setting ``u`` takes, for want of ranks on both sides: the nearest learning rate's, or the better half's.
+
+    Too small a learning rate is made up for by more data and too large a one is not: only settings of one side move alike.
+    """
+    apart_U = np.where(both_U, np.abs(data.axis_U - data.axis_U[u]), np.inf)
+    near_U = apart_U <= min(float(apart_U.min()) + SAME_RATE, NEAR_RATE)
+    chosen_U = near_U if near_U.any() else reference_U
+    return np.asarray(chosen_U / chosen_U.sum(), dtype=float)
 
 
 def _forecast(
@@ -92,7 +108,7 @@ def _forecast(
     moved = last.plus(tables[-2], -1.0)
     drift = moved.combine(weight_UU / log_ratio)
     mean = moved.combine(reference_U[None] / reference_U.sum() / log_ratio)
-    bend_U = _bend(last.value_K, tables[-2].value_K, step / log_ratio)
+    bend_U = weight_UU @ _bend(last.value_K, tables[-2].value_K, step / log_ratio)
     error_U = step * share_U * gain + STRAIGHT_SHARE * np.abs(bend_U)
     straight = last.plus(drift, step)
     ahead = Sampled(
@@ -111,6 +127,11 @@ def _shared(data: Measured, tables: int) -> int:
     """Settings that were run at the size of the last of so many tables and at the next larger one, or at the one before where none is."""
     at = min(tables, len(data.rungs) - 1)
     return int(np.sum(data.rungs[at].measured_U & data.rungs[max(at - 1, 0)].measured_U)) if at > 0 else 0
+
+
+def drift_was_measured(data: Measured) -> bool:
+    """Whether enough settings were run at both of the two largest sizes to show how losses move, without what other data sets share."""
+    return _shared(data, len(data.rungs)) >= FEWEST_SHARED
 
 
 def _along_valley(data: Measured, last: Sampled, examples: int, target: float, gain: float) -> Sampled:
@@ -141,18 +162,35 @@ def _bend(
     return np.where((ratio_U > 0) & (ratio_U < 1), bend_U, 0.0)
 
 
-def _merge(measured: Sampled, forecast: Sampled, diverged_U: Bool[np.ndarray, " U"]) -> Sampled:
+def _merge(data: Measured, examples: int, measured: Sampled, forecast: Sampled, gain: float) -> Sampled:
     """Measured where there is a measurement; elsewhere the forecast, shifted by what the settings known in both show."""
-    here_U = np.isfinite(measured.value_K)
-    both_U = here_U & np.isfinite(forecast.value_K)
+    here_U, there_U = np.isfinite(measured.value_K), np.isfinite(forecast.value_K)
+    both_U = here_U & there_U
     if both_U.any():
         forecast = forecast.plus(measured.plus(forecast, -1.0).combine(both_U[None] / both_U.sum()))
+    elif there_U.any():
+        forecast = forecast.plus(_by_valley(data, examples, measured, forecast, gain))
     value_U = np.where(here_U, measured.value_K, forecast.value_K)
+    diverged_U = next(rung.diverged_U for rung in data.rungs if rung.examples == examples)
     return Sampled(
         np.where(diverged_U, np.nan, value_U),
         np.where(here_U, measured.example_BK, forecast.example_BK),
         np.where(here_U, measured.seed_BK, forecast.seed_BK),
     )
+
+
+def _by_valley(data: Measured, examples: int, measured: Sampled, forecast: Sampled, gain: float) -> Sampled:
+    """What to add to a forecast that shares no setting with what was measured: both lie on one valley, best settings counting most."""
+    value_U, value_BU = data.valley.lost(data.rank_U, data.axis_U, examples)
+    weights = [
+        np.where(np.isfinite(part.value_K), np.exp(-value_U / NEAR_PERCENT), 0.0)
+        for part in (measured, forecast)
+    ]
+    here_U, there_U = (weight_U / max(float(weight_U.sum()), 1e-300) for weight_U in weights)
+    apart = measured.combine(here_U[None]).plus(forecast.combine(there_U[None]), -1.0)
+    valley_B = gain / 100 * value_BU @ (there_U - here_U)
+    expected = gain / 100 * float(value_U @ (there_U - here_U))
+    return Sampled(apart.value_K + expected, apart.example_BK, apart.seed_BK + (valley_B - expected)[:, None])
 
 
 def carry_on(
@@ -178,6 +216,7 @@ def complete(data: Measured) -> tuple[list[Sampled], list[Sampled]]:
     decide, judge = [data.rungs[0].decide], [data.rungs[0].judge]
     for rung in data.rungs[1:]:
         decide_ahead, judge_ahead, _ = carry_on(data, decide, judge, rung.examples)
-        decide.append(_merge(rung.decide, decide_ahead, rung.diverged_U))
-        judge.append(_merge(rung.judge, judge_ahead, rung.diverged_U))
+        gain = abs(float(rung.base.value_K[0] - np.nanmin(rung.judge.value_K)))
+        decide.append(_merge(data, rung.examples, rung.decide, decide_ahead, gain))
+        judge.append(_merge(data, rung.examples, rung.judge, judge_ahead, gain))
     return decide, judge

@@ -15,6 +15,7 @@ import numpy as np
 from rightrank.recipe import alpha_for
 from rightrank.stats.prices import price
 from rightrank.stats.rungs import Setting
+from rightrank.stats.valley import EDGE_PERCENT
 
 if TYPE_CHECKING:
     from rightrank.stats.results import Price
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 SAME_AXIS = 0.06
 # How far beyond the learning rates that were run, in decades. Chosen: half a step of the grid.
 BEYOND = 0.25
+# The same where the next one diverged or lost more than ``EDGE_PERCENT``. Chosen.
+BEYOND_NEAR_EDGE = 0.1
 # A bound wider than this, in percent of the gain, protects from nothing: what is foreseen to be best is advised then. Chosen.
 USELESS_BOUND_PERCENT = 5.0
 
@@ -45,12 +48,27 @@ def foreseen_setting(data: Measured, rank: int) -> Setting:
     run_U = np.any([rung.measured_U for rung in data.rungs], axis=0) & (data.rank_U == rank)
     axis_u = data.axis_U[run_U]
     best = float(
-        np.clip(data.valley.best_axis(rank, data.whole)[0], axis_u.min() - BEYOND, axis_u.max() + BEYOND)
+        np.clip(data.valley.best_axis(rank, data.whole)[0], axis_u.min() - BEYOND, _highest(data, rank))
     )
     nearest = int(np.flatnonzero(run_U)[np.argmin(np.abs(axis_u - best))])
     if abs(data.axis_U[nearest] - best) <= SAME_AXIS:
         return data.settings[nearest]
     return Setting(rank, float(alpha_for(rank)), float(f"{10**best:.2g}"))
+
+
+def _highest(data: Measured, rank: int) -> float:
+    """log10 of the highest learning rate that may be foreseen for ``rank``: hardly beyond the runs, where one of them fell off the edge."""
+    bad_U, good_U = np.zeros(len(data.settings), bool), np.zeros(len(data.settings), bool)
+    gain = max(float(data.rungs[-1].base.value_K[0] - np.nanmin(data.rungs[-1].judge.value_K)), 1e-9)
+    for rung in data.rungs:
+        lost_U = 100 * (rung.decide.value_K - np.nanmin(rung.decide.value_K)) / gain
+        good_U |= rung.measured_U & (lost_U <= EDGE_PERCENT)
+        bad_U |= rung.diverged_U | (rung.measured_U & (lost_U > EDGE_PERCENT))
+    own_U = data.rank_U == rank
+    good_u = data.axis_U[own_U & good_U]
+    highest = float(good_u.max() if len(good_u) else data.axis_U[own_U].max())
+    edge = bool(np.any(bad_U & own_U & (data.axis_U > highest)))
+    return highest + (BEYOND_NEAR_EDGE if edge else BEYOND)
 
 
 def foreseen_best(data: Measured) -> Setting:

@@ -9,24 +9,22 @@ Dimensions: C finished runs, U settings (all that were ever run), S seeds of one
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rightrank.recipe import equivalent_learning_rate
+from rightrank.stats.luck import FLOOR_SHARE, LuckOfRuns, noise_at
 from rightrank.stats.paired import Sampled, resample_counts, resampled_ratio
-from rightrank.stats.seeds import SeedNoise, assumed_share, estimate_seed_noise, replicate_squares
 from rightrank.stats.valley import Valley, fit, observations, recorded_prior
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from rightrank.stats.evidence import Evidence
-
-# Seed noise is proportional to the loss, but to no less than this share of the base loss (or of all tokens). Assumed from the one
-# measured data set with a final loss near zero (banking77), where runs differ by far more than 0.2 % of it.
-FLOOR_SHARE = 0.15
+    from rightrank.stats.luck import AveragedLuck
+    from rightrank.stats.seeds import SeedNoise
 
 
 @dataclass(frozen=True, order=True)
@@ -80,6 +78,7 @@ class Measured:
     rungs: tuple[Rung, ...]
     """By size; only those where some setting has a finite loss."""
     noise: SeedNoise
+    """At the largest size."""
     normal_BU: Float[np.ndarray, "B U"]
     """Standard normal draws, one a setting, for assumed spreads."""
 
@@ -154,12 +153,19 @@ def measure(evidence: Evidence, replicates: int, seed: int, up_to: int | None = 
         if np.any(data.scores_E == part)
     }
     usable = {n: _usable_runs(data, n) for n in sizes}
-    noise = _seed_noise(data, setting_C, settings, usable)
-    factor_B = noise.draw_factors(np.random.default_rng([seed, 2]), replicates)
-    runs = _Runs(data, setting_C, settings, counts, factor_B, seed)
-    rungs = [_rung(runs, n, usable[n]) for n in sizes]
+    luck = LuckOfRuns(data, settings, setting_C, seed)
+    replicated = {
+        n: several
+        for n in sizes
+        if (several := luck.replicated(usable[n], _common(data, usable[n], 0))) is not None
+    }
+    noise = {n: noise_at(n, replicated) for n in sizes}
+    runs = _Runs(data, setting_C, settings, counts, luck)
+    rungs = [_rung(runs, n, usable[n], noise[n]) for n in sizes]
     normal_BU = np.stack([_normals(seed, s, 0, replicates) for s in settings], axis=1)
-    return Measured(data, settings, setting_C, tuple(r for r in rungs if r is not None), noise, normal_BU)
+    kept = tuple(r for r in rungs if r is not None)
+    top = noise[kept[-1].examples] if kept else noise_at(1, {})
+    return Measured(data, settings, setting_C, kept, top, normal_BU)
 
 
 @dataclass(frozen=True)
@@ -171,8 +177,7 @@ class _Runs:
     settings: tuple[Setting, ...]
     counts: dict[bool, Float[np.ndarray, "B e"]]
     """How often each example of a part (True: score) is drawn in each replicate."""
-    factor_B: Float[np.ndarray, " B"]
-    seed: int
+    luck: LuckOfRuns
 
 
 def _normals(seed: int, setting: Setting, examples: int, replicates: int) -> Float[np.ndarray, " B"]:
@@ -195,31 +200,7 @@ def _common(data: Evidence, run_c: Int[np.ndarray, " c"], part: int) -> Int[np.n
     return np.flatnonzero(np.all(~np.isnan(data.loss_CE[run_c]), axis=0) & (data.scores_E == part))
 
 
-def _seed_noise(
-    data: Evidence,
-    setting_C: Int[np.ndarray, " C"],
-    settings: tuple[Setting, ...],
-    usable: dict[int, Int[np.ndarray, " c"]],
-) -> SeedNoise:
-    """Pooled over all settings with several finite seeds at one size, on *decide*."""
-    rows: list[tuple[float, int, float, float]] = []
-    for run_c in usable.values():
-        example_e = _common(data, run_c, 0)
-        tokens_e = data.tokens_E[example_e].astype(float)
-        for u in np.unique(setting_C[run_c]):
-            loss_Se = data.loss_CE[np.ix_(run_c[setting_C[run_c] == u], example_e)]
-            loss_Se = loss_Se[np.all(np.isfinite(loss_Se), axis=1)]
-            if len(loss_Se) > 1 and len(example_e) > 1:
-                share = float(assumed_share(np.array([10 ** settings[u].axis]))[0])
-                mean = float(loss_Se.sum(axis=1).mean() / tokens_e.sum())
-                floor = FLOOR_SHARE * float(data.base_loss_E[example_e].sum() / tokens_e.sum())
-                expected = share * max(mean, floor)
-                rows.append((*replicate_squares(loss_Se, tokens_e), max(expected, 1e-12)))
-    table = np.array(rows, dtype=float).reshape(-1, 4)
-    return estimate_seed_noise(table[:, 0], table[:, 1].astype(int), table[:, 2], table[:, 3])
-
-
-def _rung(runs: _Runs, examples: int, run_c: Int[np.ndarray, " c"]) -> Rung | None:
+def _rung(runs: _Runs, examples: int, run_c: Int[np.ndarray, " c"], noise: SeedNoise) -> Rung | None:
     """One rung from its usable runs, or None where no setting has a finite loss."""
     data, setting_C = runs.data, runs.setting_C
     finite_c = np.all(~np.isinf(data.loss_CE[run_c]), axis=1)
@@ -231,20 +212,22 @@ def _rung(runs: _Runs, examples: int, run_c: Int[np.ndarray, " c"]) -> Rung | No
     evaluated = int(np.max(np.sum(~np.isnan(data.loss_CE[run_c][:, data.scores_E]), axis=1), initial=0))
     on_score = len(score_e) > 1 and 2 * len(score_e) >= evaluated
     judge_e = score_e if on_score else decide_e
-    luck = _luck(runs, examples, run_c)
+    replicates = len(next(iter(runs.counts.values())))
+    luck = runs.luck.averaged(examples, run_c, noise, replicates)
+    spread = partial(_all_settings, luck, len(runs.settings))
     tokens_E = data.tokens_E.astype(float)
     base = _ratio(runs, np.stack([data.base_loss_E, data.frequency_loss_E]), tokens_E, judge_e)
     floor = FLOOR_SHARE * float(base.value_K[0])
-    decide = luck.all_settings(_ratio(runs, luck.mean_uc @ data.loss_CE[run_c], tokens_E, decide_e), floor)
+    decide = spread(_ratio(runs, luck.mean_uc @ data.loss_CE[run_c], tokens_E, decide_e), floor)
     judge = decide
     if on_score:
-        judge = luck.all_settings(_ratio(runs, luck.mean_uc @ data.loss_CE[run_c], tokens_E, judge_e), floor)
+        judge = spread(_ratio(runs, luck.mean_uc @ data.loss_CE[run_c], tokens_E, judge_e), floor)
     wrong = None
     if np.all(data.right_CE[np.ix_(run_c, judge_e)] >= 0):
         wrong_cE = data.tokens_E - data.right_CE[run_c]
         inexact = _ratio(runs, luck.mean_uc @ (wrong_cE > 0), np.ones_like(tokens_E), judge_e)
         amiss = _ratio(runs, luck.mean_uc @ wrong_cE, tokens_E, judge_e)
-        wrong = _side_by_side([luck.all_settings(part, FLOOR_SHARE) for part in (inexact, amiss)], 100.0)
+        wrong = _side_by_side([spread(part, FLOOR_SHARE) for part in (inexact, amiss)], 100.0)
     return Rung(examples, decide, judge, on_score, base, judge_e, diverged_U, wrong)
 
 
@@ -263,43 +246,19 @@ def _ratio(
     return Sampled(value_K, deviation_BK, np.zeros_like(deviation_BK))
 
 
+def _all_settings(luck: AveragedLuck, settings: int, part: Sampled, floor: float) -> Sampled:
+    """A part spread over all U settings, seed noise added in proportion to its value (at least ``floor``)."""
+    shape = (len(luck.share_Bu), settings)
+    out = Sampled(np.full(settings, np.nan), np.zeros(shape), np.zeros(shape))
+    out.value_K[luck.settings_u] = part.value_K
+    out.example_BK[:, luck.settings_u] = part.example_BK
+    out.seed_BK[:, luck.settings_u] = luck.share_Bu * np.maximum(part.value_K, floor)
+    return out
+
+
 def _side_by_side(parts: list[Sampled], times: float) -> Sampled:
     return Sampled(
         times * np.concatenate([p.value_K for p in parts]),
         times * np.concatenate([p.example_BK for p in parts], axis=1),
         times * np.concatenate([p.seed_BK for p in parts], axis=1),
-    )
-
-
-@dataclass(frozen=True)
-class _Luck:
-    """Seed noise of the settings u at one rung, and how their runs are averaged."""
-
-    settings_u: Int[np.ndarray, " u"]
-    settings: int
-    mean_uc: Float[np.ndarray, "u c"]
-    share_Bu: Float[np.ndarray, "B u"]
-    """Relative deviations; the same draw moves the loss and the share of wrong tokens (assumed)."""
-
-    def all_settings(self, part: Sampled, floor: float) -> Sampled:
-        """A part spread over all U settings, seed noise added in proportion to its value (at least ``floor``)."""
-        shape = (len(self.share_Bu), self.settings)
-        out = Sampled(np.full(self.settings, np.nan), np.zeros(shape), np.zeros(shape))
-        out.value_K[self.settings_u] = part.value_K
-        out.example_BK[:, self.settings_u] = part.example_BK
-        out.seed_BK[:, self.settings_u] = self.share_Bu * np.maximum(part.value_K, floor)
-        return out
-
-
-def _luck(runs: _Runs, examples: int, run_c: Int[np.ndarray, " c"]) -> _Luck:
-    """Draws of the seed noise; several seeds of a setting are averaged and divide its variance."""
-    owner_c = runs.setting_C[run_c]
-    settings_u, seeds_u = np.unique(owner_c, return_counts=True)
-    share_u = assumed_share(np.array([10 ** runs.settings[u].axis for u in settings_u])) / np.sqrt(seeds_u)
-    draws = [_normals(runs.seed, runs.settings[u], examples, len(runs.factor_B)) for u in settings_u]
-    return _Luck(
-        settings_u,
-        len(runs.settings),
-        (owner_c == settings_u[:, None]) / seeds_u[:, None],
-        runs.factor_B[:, None] * share_u * np.stack(draws, axis=1),
     )

@@ -27,6 +27,8 @@ Side = Literal["low", "high", "both"]
 # Chosen: half a step of a grid of half-decades. Ranks further than a factor of 4 away say nothing.
 NEAR_DECADES = 0.25
 NEAR_RANKS = 4.0
+# Neighbours this far apart (log10) count as a step of the grid. Chosen: half a decade, and the guides' 2e-4 beside 1e-3.
+GRID_STEP = 0.75
 # Replicates for the questions that a scheduler asks between rungs. Chosen: enough for the 2.5 % tails to about 0.1 standard error.
 QUICK_REPLICATES = 500
 
@@ -83,11 +85,33 @@ def stand(data: Measured, target: int) -> Standing:
     lost_U = 100 * (level.value_K - level.value_K[best]) / max(abs(value), 1e-9)
     above_BU = level.value_K + level.deviation_BK
     lost_BU = 100 * (above_BU - above_BU[:, [best]]) / gain_B[:, None] - lost_U
-    known_U = np.flatnonzero(np.isfinite(lost_U))
+    known_U = np.flatnonzero(np.isfinite(lost_U) & ~_passed_over(data))
     rivals = known_U[possible_best(lost_U[known_U], lost_BU[:, known_U], int(np.searchsorted(known_U, best)))]
     return Standing(
         target, level, top.base, chosen, best, interval(value, deviation_B), lost_U, lost_BU, rivals
     )
+
+
+def _passed_over(data: Measured) -> Bool[np.ndarray, " U"]:
+    """Settings not run at the largest size whose learning rate need not be, by what was run there of their rank.
+
+    What they lost at a smaller size is carried on with wide errors, which say that they might still be the best. But the loss has one
+    valley in the learning rate: beyond a neighbour that is worse than the best they are worse still. And between two neighbours no
+    further apart than the grid they are as little a rival as any other learning rate that nobody tried.
+    """
+    top = data.rungs[-1]
+    passed_U = np.zeros(len(data.settings), bool)
+    for u in np.flatnonzero(~top.measured_U):
+        best = best_here(data, top, int(data.rank_U[u]))
+        if best is None:
+            continue
+        run_u = data.axis_U[top.measured_U & (data.rank_U == data.rank_U[u])]
+        own, lowest = float(data.axis_U[u]), float(data.axis_U[best])
+        beyond = np.any((run_u - lowest) * (run_u - own) < -1e-9)
+        below, above = run_u[run_u <= own], run_u[run_u >= own]
+        near = len(below) and len(above) and float(above.min() - below.max()) <= GRID_STEP
+        passed_U[u] = bool(beyond or near)
+    return passed_U
 
 
 def _latest(data: Measured, rank: int) -> list[int]:

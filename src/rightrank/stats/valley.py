@@ -27,7 +27,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
     from rightrank.stats.rungs import Measured
 
@@ -51,9 +51,12 @@ EXCESS_POWER = 0.5
 """Of the rank, with which what too many parameters lose grows. Assumed: recorded ranks do not tell it from others."""
 FARTHEST = 3.0
 """Decades from the best learning rate beyond which the valley is flat: nothing is known there, and powers overflow."""
-MISFIT_PERCENT, MISFIT_SHARE = 0.25, 0.1
+MISFIT_PERCENT, MISFIT_SHARE = 0.25, 0.2
 """Standard deviation of a setting from the function: a percentage of the gain, and a share of what the setting loses itself.
 Measured on recorded surfaces (0.2 to 0.45 % near the best, seeds included)."""
+EDGE_PERCENT = 10.0
+"""Of the gain: what a learning rate above its rank's best loses more than this lies beyond the edge from where training diverges by and
+by, which is no side of the valley and would pull its lowest point away from the edge. Chosen; recorded edges lie three times as high."""
 STARTS = (0.0, -0.4, 0.4)
 """Where the search for the best learning rate starts, in decades from the prior's: it may end in a local optimum."""
 LEAST_GAIN = 0.05
@@ -161,6 +164,24 @@ class Valley:
         return float(self.theta_P[:3] @ weights), float(np.std(value_B))
 
 
+def beyond_edge(
+    rank_O: Float[np.ndarray, " O"],
+    axis_O: Float[np.ndarray, " O"],
+    halvings_O: Float[np.ndarray, " O"],
+    lost_O: Float[np.ndarray, " O"],
+) -> Bool[np.ndarray, " O"]:
+    """Which settings lie above the best learning rate of their rank and size and lose more than ``EDGE_PERCENT``.
+
+    None where that best one is the lowest tried: then they say on which side the valley lies.
+    """
+    found_O = np.zeros(len(lost_O), bool)
+    for o, (rank, halvings) in enumerate(zip(rank_O, halvings_O, strict=True)):
+        alike_O = (rank_O == rank) & (halvings_O == halvings)
+        best = axis_O[alike_O][np.argmin(lost_O[alike_O])]
+        found_O[o] = axis_O[alike_O].min() < best < axis_O[o] and lost_O[o] > EDGE_PERCENT
+    return found_O
+
+
 def observations(data: Measured, whole: int) -> Observations:
     """Every setting at every size where it has a finite loss on the rows that decide."""
     gain = _gain(data)
@@ -180,7 +201,11 @@ def observations(data: Measured, whole: int) -> Observations:
             )
         )
     rank_O, axis_O, halvings_O, lost_O = (np.concatenate([p[i] for p in parts]) for i in range(4))
-    return Observations(rank_O, axis_O, halvings_O, lost_O, np.concatenate([p[4] for p in parts], axis=1))
+    deviation_BO = np.concatenate([p[4] for p in parts], axis=1)
+    kept_O = ~beyond_edge(rank_O, axis_O, halvings_O, lost_O)
+    return Observations(
+        rank_O[kept_O], axis_O[kept_O], halvings_O[kept_O], lost_O[kept_O], deviation_BO[:, kept_O]
+    )
 
 
 def _gain(data: Measured) -> float:

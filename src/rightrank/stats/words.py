@@ -32,6 +32,14 @@ def one_size(measured: int, wanted: int) -> str:
     return f"Runs on {measured:,} training examples only; how the answer moves up to all {wanted:,} is not known."
 
 
+def foreseen_only(measured: int, wanted: int) -> str:
+    """Drift known from other data sets alone."""
+    return (
+        f"No setting was run at two sizes of your data, so how the answer moves from {measured:,} training examples to all {wanted:,} "
+        "is known from other data sets alone."
+    )
+
+
 def few_examples(examples: int) -> str:
     """Too few held-out examples."""
     return f"Only {examples} held-out examples; fewer than 30 give no reliable interval."

@@ -1,0 +1,157 @@
+"""Do certificates and intervals hold where the truth is known? Planted ranks, probes starved and fed.
+
+    python -m bench.calibration [--trials 200] [--out bench/results/calibration.json]
+
+Each trial invents a data set (``bench/invented.py``: learning rates, drift, misfit, rows and seeds as recorded ones have them) in which
+every halving of the rank below a planted one, 1 to 32, costs 4 % of the gain and nothing above it costs anything, and replays the
+product's probe on it: fed (the whole grid on all rows) or starved (one run of the recipe). The probe sees held-out rows and seeds; its
+intervals and certificates are judged by the formula.
+
+What is counted: intervals that hold the truth, of all; certificates (SETTLED, FLAT, CEILING) on a setting that truly loses more than the
+margin; how often the certified rank is within a factor of two of the planted one. Every fifth trial draws luck that is less alike between
+runs of a seed than recorded seeds say (each run's own half of the variance instead of a fifth): what if that constant is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import numpy as np
+
+from bench import invented
+from bench.replay import replay
+from rightrank.stats import seeds
+from rightrank.stats.valley import NAMES
+
+if TYPE_CHECKING:
+    from rightrank.stats.prices import Price
+
+PLANTED = (1, 2, 4, 8, 16, 32)
+COST_PERCENT = 4.0
+"""Of the gain, for each halving of the rank below the planted one."""
+FED, STARVED = 40.0, 1.0
+LOOSE = (0.25, 0.25)
+"""Shares of the luck that are common and nearby in every fifth trial."""
+
+
+@dataclass(frozen=True)
+class Planted(invented.Truth):
+    """A valley in which ranks below ``planted`` lose, and others nothing."""
+
+    planted: int = 8
+
+    def lost(self, rank: int, axis: float, size: int, whole: int) -> float:
+        """As ``Truth.lost``."""
+        return super().lost(rank, axis, size, whole) + COST_PERCENT * max(0.0, math.log2(self.planted / rank))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one probe said, and what was true."""
+
+    planted: int
+    fed: bool
+    loose: bool
+    status: str
+    rank: int
+    true_lost: float
+    margin: float
+    covered: int
+    intervals: int
+
+    @property
+    def certified(self) -> bool:
+        return self.status in ("SETTLED", "FLAT", "CEILING")
+
+
+def trial(number: int, fed: bool) -> Trial | None:
+    """None where the budget pays for no plan."""
+    planted, loose = PLANTED[number % len(PLANTED)], number % 5 == 4
+    drawn = Planted.drawn(5000 + number, planted=planted)
+    # What too few and too many parameters cost is planted; the rest is as other data sets have it.
+    theta = list(drawn.theta)
+    for name in ("short", "excess"):
+        theta[NAMES.index(name)] = -9.0
+    truth = Planted(tuple(theta), planted=planted)
+    shares = LOOSE if loose else (seeds.COMMON, seeds.NEARBY)
+    with patch.object(seeds, "COMMON", shares[0]), patch.object(seeds, "NEARBY", shares[1]):
+        surface = invented.invented(truth, name=f"planted{number}", seed=9000 + number, scored=1000)
+    decide_E, score_E = (np.flatnonzero(side) for side in surface.sides())
+    shown_E = np.concatenate([decide_E, score_E])
+    found = replay(surface, FED if fed else STARVED, shown_E=shown_E, decide_rows=len(decide_E), seed=number)
+    if found is None:
+        return None
+    decision, whole = found.decision, surface.whole
+    run = {(int(r), x) for r, x in zip(found.evidence.rank_C, found.axis_C, strict=True)}
+    best_run = min(truth.lost(r, x, whole, whole) for r, x in run)
+    anywhere = min(
+        truth.lost(int(r), float(x), whole, whole)
+        for r, x in zip(surface.rank_C, surface.axis_C, strict=True)
+    )
+
+    def lost(price: Price) -> float:
+        return truth.lost(price.setting.rank, price.setting.axis, whole, whole) - best_run
+
+    tuned = [p for p in decision.choices if p.kind == "tuned" and p.gain_lost is not None]
+    covered = sum(p.gain_lost.low <= lost(p) <= p.gain_lost.high for p in tuned if p.gain_lost is not None)
+    choice = decision.choice
+    return Trial(
+        planted, fed, loose, decision.status, choice.rank,
+        truth.lost(choice.rank, choice.axis, whole, whole) - anywhere,
+        decision.margin.percent if decision.margin else 1.0, covered, len(tuned),
+    )  # fmt: skip
+
+
+def summary(trials: list[Trial]) -> dict[str, Any]:
+    """Counts, with what they are out of."""
+    certified = [t for t in trials if t.certified]
+    intervals = sum(t.intervals for t in trials)
+    return {
+        "trials": len(trials),
+        "answered_pct": 100 * len(certified) / len(trials) if trials else None,
+        "wrong_certificates": sum(t.true_lost > t.margin for t in certified),
+        "certificates": len(certified),
+        "rank_within_2x_pct": 100
+        * float(np.mean([t.planted / 2 <= t.rank <= 2 * t.planted for t in certified]))
+        if certified
+        else None,
+        "intervals": intervals,
+        "coverage_pct": 100 * sum(t.covered for t in trials) / intervals if intervals else None,
+        "true_loss_of_choice_pct": float(np.mean([t.true_lost for t in trials])) if trials else None,
+        "statuses": {s: sum(t.status == s for t in trials) for s in sorted({t.status for t in trials})},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    with ProcessPoolExecutor(2) as pool:
+        asked = [pool.submit(trial, number, fed) for fed in (True, False) for number in range(chosen.trials)]
+        trials = [found for one in asked if (found := one.result()) is not None]
+    board = {
+        "fed": summary([t for t in trials if t.fed and not t.loose]),
+        "fed, luck less alike than assumed": summary([t for t in trials if t.fed and t.loose]),
+        "starved": summary([t for t in trials if not t.fed]),
+        "fed, by planted rank": {
+            str(rank): summary([t for t in trials if t.fed and t.planted == rank]) for rank in PLANTED
+        },
+    }
+    text = json.dumps(board, indent=1)
+    print(text)
+    if chosen.out is not None:
+        chosen.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
