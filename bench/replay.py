@@ -2,8 +2,9 @@
 
 What a probe asks for and the design did not record is interpolated, row by row: along the learning rate between the two recorded ones
 around it, bent as the valley that was fitted to the whole surface is bent there (half a decade apart, straight lines would make every
-recorded rate a corner and what lies between look bad), between ranks and sizes linearly in their logarithm. Another seed where none was
-recorded is seed 0 and what that seed made of the nearest setting that was recorded with it. How much was interpolated is counted.
+recorded rate a corner and what lies between look bad) and steeply towards an edge where training diverges, between ranks and sizes
+linearly in their logarithm. Another seed where none was recorded is seed 0 and what that seed made of the nearest setting that was
+recorded with it. How much was interpolated is counted.
 
 Dimensions: C runs, E held-out examples, K configurations of a pack.
 """
@@ -27,7 +28,7 @@ from rightrank.probe.plan import CANDIDATE_RANKS, SLACK, Job, Plan, Speed, all_d
 from rightrank.probe.run import Probe, Subject
 from rightrank.recipe import equivalent_learning_rate
 from rightrank.stats.decision import decide
-from rightrank.stats.valley import fit
+from rightrank.stats.valley import EDGE_PERCENT, fit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,10 +147,24 @@ class Runs:
             lost_U = self._lost(size, rank, [nearest, axis])
             return self._moved(end, max(0.0, float(lost_U[1] - lost_U[0])))
         share = (axis - low) / (high - low)
+        steep = self._over_the_edge(known[low], known[high], share)
+        if steep is not None:
+            ends = [self._recorded(known[x]) for x in (low, high)]
+            return mixed(ends, [1 - steep, steep])
         lost_U = self._lost(size, rank, [low, axis, high])
         below = float(lost_U[1] - ((1 - share) * lost_U[0] + share * lost_U[2]))
         ends = [self._recorded(known[x]) for x in (low, high)]
         return self._moved(mixed(ends, [1 - share, share]), below)
+
+    def _over_the_edge(self, low: int, high: int, share: float) -> float | None:
+        """How much of run ``high`` is in one ``share`` of the way to it, where it lies beyond the valley's edge; None where it does not.
+
+        What is lost against ``low``, plus 1 % of the gain, grows by a constant factor: an edge is steeper the nearer one comes.
+        """
+        decide_E = self.surface.sides()[0]
+        loss_c = self.surface.loss_CE[[low, high]][:, decide_E].sum(1)
+        lost = 100 * float(loss_c[1] - loss_c[0]) / self._gain
+        return None if lost <= EDGE_PERCENT else float(((1 + lost) ** share - 1) / lost)
 
     def _lost(self, size: int, rank: int, axes: Sequence[float]) -> Float[np.ndarray, " U"]:
         """What the valley loses, in percent of the gain."""

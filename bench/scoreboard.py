@@ -1,6 +1,6 @@
 """How good the answers are, on recorded surfaces: what the product's own choice loses, against what else people do.
 
-    python -m bench.scoreboard [--json] [--folder bench/surfaces] [--resampled 208]
+    python -m bench.scoreboard [--json] [--folder bench/surfaces] [--resampled 208] [--resampled-at 1]
     python -m bench.scoreboard --invented 16
 
 Offline. Per data set and recipe, at budgets of half a run to four: a probe is replayed (``bench/replay.py``) on rows that decide and half
@@ -97,12 +97,14 @@ class Board:
         return found
 
 
-def make_board(folder: Path, resampled: int, *, recorded: bool = True) -> Board:
+def make_board(
+    folder: Path, resampled: int, *, resampled_at: float = ONE_RUN, recorded: bool = True
+) -> Board:
     """Everything, on two processes."""
     kept = surfaces(folder)
     place_ = str(folder)
     again = [
-        (place_, i % len(kept), ONE_RUN, 1 + i // len(kept), recorded)
+        (place_, i % len(kept), resampled_at, 1 + i // len(kept), recorded)
         for i in range(resampled if kept else 0)
     ]
     with ProcessPoolExecutor(WORKERS) as pool:
@@ -150,6 +152,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--resampled", type=int, default=208)
+    parser.add_argument("--resampled-at", type=float, default=ONE_RUN, help="budget of those, in runs")
     parser.add_argument("--invented", type=int, default=0)
     parser.add_argument("--each", action="store_true", help="with --json, every single score too")
     chosen = parser.parse_args()
@@ -161,7 +164,9 @@ def main() -> None:
         if chosen.invented:
             invent(Path(made), chosen.invented)
         place_ = Path(made) if chosen.invented else chosen.folder
-        board = make_board(place_, chosen.resampled, recorded=not chosen.invented)
+        board = make_board(
+            place_, chosen.resampled, resampled_at=chosen.resampled_at, recorded=not chosen.invented
+        )
     if not chosen.json:
         print("\n".join(lines(board)))
         return

@@ -14,7 +14,7 @@ from rightrank.probe.pack import Configuration
 from rightrank.recipe import alpha_for
 from rightrank.stats.next_run import Run, worth_percent
 from rightrank.stats.rungs import measure
-from rightrank.stats.surface import QUICK_REPLICATES
+from rightrank.stats.surface import QUICK_REPLICATES, best_here
 from rightrank.stats.valley import observations
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def foreseen_axes(evidence: Evidence, ranks: Sequence[int], sizes: Sequence[int]
 
 
 def unbracketed(evidence: Evidence, plan: Plan, rank: int) -> list[float]:
-    """One learning rate further than those tried on the plan's first size, where the best one there is not known well enough."""
+    """One learning rate further than those tried on the plan's first size, where the best lies at their edge and is not known well."""
     data = measure(evidence, QUICK_REPLICATES, 0, up_to=plan.scout_examples)
     if not data.rungs:
         return [rounded(float(data.axis_U.min()) - STEP)]
@@ -58,6 +58,9 @@ def unbracketed(evidence: Evidence, plan: Plan, rank: int) -> list[float]:
         return []
     best, error = data.valley.best_axis(rank, plan.scout_examples)
     if error <= WELL_KNOWN and axis_u.min() - AWAY < best < axis_u.max() + AWAY:
+        return []
+    lowest = best_here(data, data.rungs[-1], rank)
+    if lowest is not None and axis_u.min() < data.axis_U[lowest] < axis_u.max():
         return []
     upward = best > (axis_u.min() + axis_u.max()) / 2
     if upward and np.any(data.rungs[-1].diverged_U[data.rank_U == rank]):
