@@ -118,7 +118,7 @@ def record(
     worker: Worker, tokenizer: object, data_set: DataSet, folder: Path, out: Path, epochs: float, until: float
 ) -> bool:
     """One data set under one recipe. False where time did not suffice."""
-    recipe, data = _prepared(tokenizer, data_set, folder, epochs)
+    recipe, data = prepared(tokenizer, data_set, folder, epochs)
     sizes = data_set.sizes(len(data.train), recipe)
     if not sizes:
         print(f"{data_set.name}, {epochs:g} epochs: too few steps", flush=True)
@@ -165,7 +165,7 @@ def go_on_from(surface: Surface, table: LossTable, judges: Sequence[TokenizedExa
         restore(surface, table)
 
 
-def _prepared(
+def prepared(
     tokenizer: object, data_set: DataSet, folder: Path, epochs: float
 ) -> tuple[Recipe, PreparedData]:
     from rightrank.data import prepare
@@ -218,7 +218,7 @@ def say_price(tokenizer: object, names: Sequence[str], folder: Path) -> None:
     total = 0.0
     for epochs in EPOCHS:
         for name in names:
-            recipe, data = _prepared(tokenizer, SETS[name], folder, epochs)
+            recipe, data = prepared(tokenizer, SETS[name], folder, epochs)
             sizes, held_out = SETS[name].sizes(len(data.train), recipe), sides(data)
             if not sizes:
                 continue
