@@ -9,7 +9,7 @@ for the host. ``show`` takes the learning rate that the deciding rows choose and
 that score, with its standard error; three runs of price. Both methods get the budget of r=32; their other settings are PEFT's defaults,
 AdaLoRA's schedule by its paper's shares (a tenth of the steps before the budget falls, the last third fixed).
 
-Dimensions: E held-out examples, N examples of a batch, T tokens.
+Dimensions: E held-out examples, N examples of a batch, T tokens, V words.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.design import SETS
+from bench.padded import padded
 from bench.tables import FOLDER, load
 from bench.truth import Truth
 
@@ -60,24 +61,6 @@ class One:
     @property
     def file(self) -> str:
         return f"{self.set}-{self.method}-{self.rate:g}.json"
-
-
-def padded(examples: Sequence[TokenizedExample], device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch as every trainer makes it: padded on the right, with a mask; untrained tokens are labelled -100."""
-    import torch
-
-    longest = max(len(e.token_ids_T) for e in examples)
-    ids_NT = torch.zeros(len(examples), longest, dtype=torch.long)
-    labels_NT, mask_NT = torch.full_like(ids_NT, -100), torch.zeros_like(ids_NT)
-    for n, e in enumerate(examples):
-        tokens_T = torch.from_numpy(e.token_ids_T).long()
-        ids_NT[n, : len(tokens_T)], mask_NT[n, : len(tokens_T)] = tokens_T, 1
-        labels_NT[n, : len(tokens_T)] = torch.where(torch.from_numpy(e.trained_T), tokens_T, -100)
-    return {
-        "input_ids": ids_NT.to(device),
-        "attention_mask": mask_NT.to(device),
-        "labels": labels_NT.to(device),
-    }
 
 
 def adapted(base: BaseModel, method: str, steps: int, some: Iterator[dict[str, torch.Tensor]]) -> Any:

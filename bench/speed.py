@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from large import peak_gib, probe_in_4_bit, speed_8b, step_seconds
+from padded import padded
 
 from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.base_model import BaseModel, load_base
@@ -121,21 +122,9 @@ def run_peft(work: Work, rank: int = 16) -> dict[str, Any]:
             began = now(device)
         if done == warm + count:
             break
-        picked = [work.train[i] for i in chosen]
-        longest = max(len(e.token_ids_T) for e in picked)
-        ids = torch.zeros(len(picked), longest, dtype=torch.long)
-        labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
-        for i, e in enumerate(picked):
-            tokens = torch.from_numpy(e.token_ids_T).long()
-            ids[i, : len(tokens)], mask[i, : len(tokens)] = tokens, 1
-            labels[i, : len(tokens)] = torch.where(torch.from_numpy(e.trained_T), tokens, -100)
+        batch = padded([work.train[i] for i in chosen], device)
         with torch.autocast(device.type, torch.bfloat16):
-            loss = model(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                labels=labels.to(device),
-                use_cache=False,
-            ).loss
+            loss = model(**batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         adamw.step()
