@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from large import peak_gib, probe_in_4_bit, speed_8b, step_seconds
 from padded import padded
@@ -149,7 +150,10 @@ def run_trl(work: Work, rank: int = 16) -> dict[str, Any]:
     count = 4 if work.tiny else PEFT_STEPS
     rows = Dataset.from_list(
         [
-            {"input_ids": e.token_ids_T.tolist(), "completion_mask": e.trained_T.astype(int).tolist()}
+            {
+                "input_ids": e.token_ids_T.tolist(),
+                "labels": np.where(e.trained_T, e.token_ids_T, -100).tolist(),
+            }
             for e in work.train
         ]
     )
