@@ -122,16 +122,19 @@ def place(surface: Surface) -> dict[str, Any]:
 
 
 def reseeded(surface: Surface, rng: np.random.Generator) -> Surface:
-    """The same surface with another of the recorded seeds in the place of the first, setting by setting."""
+    """The same surface with another of the recorded seeds in the place of the first, the same one for all settings of a size."""
     loss_CE, right_CE = surface.loss_CE.copy(), surface.right_CE.copy()
     groups: dict[tuple[int, int, float], list[int]] = {}
     for c in range(len(surface.rank_C)):
         key = (int(surface.examples_C[c]), int(surface.rank_C[c]), round(float(surface.axis_C[c]), 3))
         groups.setdefault(key, []).append(c)
-    for group in groups.values():
+    order = {}
+    for (size, *_), group in groups.items():
         if len(group) > 1:
-            order = rng.permutation(group)
-            loss_CE[group], right_CE[group] = surface.loss_CE[order], surface.right_CE[order]
+            # One order a size: runs of a seed share its luck.
+            order.setdefault((size, len(group)), rng.permutation(len(group)))
+            chosen = [group[i] for i in order[size, len(group)]]
+            loss_CE[group], right_CE[group] = surface.loss_CE[chosen], surface.right_CE[chosen]
     return replace(surface, loss_CE=loss_CE, right_CE=right_CE)
 
 

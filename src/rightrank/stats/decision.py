@@ -169,7 +169,7 @@ def _gain_over_floor(data: Measured, standing: Standing) -> Literal["sure", "non
         value, high = min(e.value for e in ends), min(e.high for e in ends)
         sure = sure and min(e.low for e in ends) > 0
         none = none and high < (LARGE_GAIN if value <= 0 else RELEVANT_GAIN) * float(np.min(floor.value_K))
-    unknown = standing.examples > top.examples and len(data.rungs) < 2
+    unknown = standing.examples > top.examples and not drift_was_measured(data)
     if sure:
         return "sure"
     return "none" if none and not unknown and len(top.judge_E) >= FEWEST_EXAMPLES else "unclear"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rightrank.stats.paired import Sampled
+from rightrank.stats.valley import EDGE_PERCENT
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -35,6 +36,8 @@ NEAR_RATE = 0.55  # a step of the grid, and a little
 # runs; its errors are wide, and where runs show the drift, they tell it. What the valley misses has this standard error, in percent of
 # the gain and as a share of the drift. Assumed until recorded.
 FEWEST_SHARED = 1
+# What one setting shows is no drift between settings: a certificate needs two.
+FEWEST_TO_CERTIFY = 2
 VALLEY_ERROR_PERCENT, VALLEY_ERROR_SHARE = 0.2, 0.1
 # How much a setting may lose to count, by a factor of e less, where the valley says how two sizes' losses lie. Chosen.
 NEAR_PERCENT = 2.0
@@ -131,7 +134,7 @@ def _shared(data: Measured, tables: int) -> int:
 
 def drift_was_measured(data: Measured) -> bool:
     """Whether enough settings were run at both of the two largest sizes to show how losses move, without what other data sets share."""
-    return _shared(data, len(data.rungs)) >= FEWEST_SHARED
+    return _shared(data, len(data.rungs)) >= FEWEST_TO_CERTIFY
 
 
 def _along_valley(data: Measured, last: Sampled, examples: int, target: float, gain: float) -> Sampled:
@@ -182,10 +185,12 @@ def _merge(data: Measured, examples: int, measured: Sampled, forecast: Sampled, 
 def _by_valley(data: Measured, examples: int, measured: Sampled, forecast: Sampled, gain: float) -> Sampled:
     """What to add to a forecast that shares no setting with what was measured: both lie on one valley, best settings counting most."""
     value_U, value_BU = data.valley.lost(data.rank_U, data.axis_U, examples)
-    weights = [
-        np.where(np.isfinite(part.value_K), np.exp(-value_U / NEAR_PERCENT), 0.0)
-        for part in (measured, forecast)
-    ]
+    weights = []
+    for part in (measured, forecast):
+        # What fell off the valley's edge lies on no valley.
+        with np.errstate(invalid="ignore"):
+            on_it_U = part.value_K <= np.nanmin(part.value_K) + EDGE_PERCENT / 100 * gain
+        weights.append(np.where(on_it_U, np.exp(-value_U / NEAR_PERCENT), 0.0))
     here_U, there_U = (weight_U / max(float(weight_U.sum()), 1e-300) for weight_U in weights)
     apart = measured.combine(here_U[None]).plus(forecast.combine(there_U[None]), -1.0)
     valley_B = gain / 100 * value_BU @ (there_U - here_U)

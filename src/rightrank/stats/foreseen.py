@@ -58,16 +58,20 @@ def foreseen_setting(data: Measured, rank: int) -> Setting:
 
 def _highest(data: Measured, rank: int) -> float:
     """log10 of the highest learning rate that may be foreseen for ``rank``: hardly beyond the runs, where one of them fell off the edge."""
-    bad_U, good_U = np.zeros(len(data.settings), bool), np.zeros(len(data.settings), bool)
     gain = max(float(data.rungs[-1].base.value_K[0] - np.nanmin(data.rungs[-1].judge.value_K)), 1e-9)
-    for rung in data.rungs:
-        lost_U = 100 * (rung.decide.value_K - np.nanmin(rung.decide.value_K)) / gain
-        good_U |= rung.measured_U & (lost_U <= EDGE_PERCENT)
-        bad_U |= rung.diverged_U | (rung.measured_U & (lost_U > EDGE_PERCENT))
     own_U = data.rank_U == rank
-    good_u = data.axis_U[own_U & good_U]
-    highest = float(good_u.max() if len(good_u) else data.axis_U[own_U].max())
-    edge = bool(np.any(bad_U & own_U & (data.axis_U > highest)))
+    bad_U, ran_U = np.zeros(len(own_U), bool), np.zeros(len(own_U), bool)
+    for rung in data.rungs:  # a later one, on more rows, overrules
+        here_U = own_U & (rung.measured_U | rung.diverged_U)
+        finite_U = own_U & rung.measured_U
+        least = float(rung.decide.value_K[finite_U].min()) if finite_U.any() else 0.0
+        with np.errstate(invalid="ignore"):
+            off_U = rung.diverged_U | (100 * (rung.decide.value_K - least) / gain > EDGE_PERCENT)
+        bad_U = np.where(here_U, off_U, bad_U)
+        ran_U |= finite_U
+    good_u = data.axis_U[ran_U & ~bad_U]
+    highest = float(good_u.max() if len(good_u) else data.axis_U[ran_U].min())
+    edge = bool(np.any(bad_U & (data.axis_U > highest)))
     return highest + (BEYOND_NEAR_EDGE if edge else BEYOND)
 
 

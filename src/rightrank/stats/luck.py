@@ -42,6 +42,9 @@ class AveragedLuck:
 
     settings_u: Int[np.ndarray, " u"]
     mean_uc: Float[np.ndarray, "u c"]
+    """Best linear unbiased, for losses."""
+    plain_uc: Float[np.ndarray, "u c"]
+    """Plain means, for shares of wrong tokens."""
     share_Bu: Float[np.ndarray, "B u"]
     """Relative deviations; the same draw moves the loss and the share of wrong tokens (assumed)."""
 
@@ -81,8 +84,10 @@ class LuckOfRuns:
         self, examples: int, run_c: Int[np.ndarray, " c"], noise: SeedNoise, replicates: int
     ) -> AveragedLuck:
         """Draws of the luck of runs on ``examples`` training examples, averaged as the runs are."""
-        owner_c, share_c = self.setting_C[run_c], self._share(run_c)
-        mean_uc = setting_weights(owner_c, share_c, self._alike(run_c), noise.shared)
+        owner_c, level_c = self.setting_C[run_c], self._level(run_c)
+        spread_c = self._share(run_c) * level_c
+        mean_uc = setting_weights(owner_c, spread_c, self._alike(run_c), noise.shared)
+        plain_uc = setting_weights(owner_c, spread_c, self._alike(run_c), 0.0)
         factor_B, shared_B = noise.draw(np.random.default_rng([self.seed, 2]), replicates)
         seeds = {
             int(s): Luck([self.seed, 3, examples, int(s)], replicates)
@@ -95,8 +100,20 @@ class LuckOfRuns:
             ],
             axis=1,
         )
-        share_Bu = factor_B[:, None] * (draw_Bc * share_c) @ mean_uc.T
-        return AveragedLuck(np.unique(owner_c), mean_uc, share_Bu)
+        # In nats, since a setting's luck may be taken off another's loss; then against the setting's own level.
+        nats_Bu = factor_B[:, None] * (draw_Bc * spread_c) @ mean_uc.T
+        return AveragedLuck(np.unique(owner_c), mean_uc, plain_uc, nats_Bu / (plain_uc @ level_c))
+
+    def _level(self, run_c: Int[np.ndarray, " c"]) -> Float[np.ndarray, " c"]:
+        """Nats a token of each run's setting on the rows that decide, and no less than what noise is proportional to at least."""
+        data = self.data
+        row_E = ~data.scores_E & ~np.isnan(data.loss_CE[run_c]).any(0)
+        tokens = max(float(data.tokens_E[row_E].sum()), 1.0)
+        floor = FLOOR_SHARE * float(data.base_loss_E[row_E].sum()) / tokens
+        loss_c, owner_c = data.loss_CE[run_c][:, row_E].sum(1) / tokens, self.setting_C[run_c]
+        mean_c = np.array([float(loss_c[owner_c == u].mean()) for u in owner_c])
+        level_c: Float[np.ndarray, " c"] = np.maximum(mean_c, max(floor, 1e-12))
+        return level_c
 
     def _axis(self, run_c: Int[np.ndarray, " c"]) -> Float[np.ndarray, " c"]:
         """log10 equivalent learning rate."""

@@ -135,7 +135,8 @@ def measure(evidence: Evidence, replicates: int, seed: int, up_to: int | None = 
     """Settings, rungs (with at most ``up_to`` training examples) and the replicates of their errors.
 
     Held-out examples are resampled, decide and score apart; every run gets seed noise. Each setting has random numbers of its own, so
-    that another candidate changes nothing for those already there. A setting with a diverged seed counts as diverged.
+    that another candidate changes nothing for those already there, unless it was run with several seeds: these tell of everyone's luck.
+    A setting with a diverged seed counts as diverged.
     """
     data = clean(evidence)
     labels = [
@@ -225,8 +226,8 @@ def _rung(runs: _Runs, examples: int, run_c: Int[np.ndarray, " c"], noise: SeedN
     wrong = None
     if np.all(data.right_CE[np.ix_(run_c, judge_e)] >= 0):
         wrong_cE = data.tokens_E - data.right_CE[run_c]
-        inexact = _ratio(runs, luck.mean_uc @ (wrong_cE > 0), np.ones_like(tokens_E), judge_e)
-        amiss = _ratio(runs, luck.mean_uc @ wrong_cE, tokens_E, judge_e)
+        inexact = _ratio(runs, luck.plain_uc @ (wrong_cE > 0), np.ones_like(tokens_E), judge_e)
+        amiss = _ratio(runs, luck.plain_uc @ wrong_cE, tokens_E, judge_e)
         wrong = _side_by_side([spread(part, FLOOR_SHARE) for part in (inexact, amiss)], 100.0)
     return Rung(examples, decide, judge, on_score, base, judge_e, diverged_U, wrong)
 

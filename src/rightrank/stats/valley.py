@@ -170,15 +170,15 @@ def beyond_edge(
     halvings_O: Float[np.ndarray, " O"],
     lost_O: Float[np.ndarray, " O"],
 ) -> Bool[np.ndarray, " O"]:
-    """Which settings lie above the best learning rate of their rank and size and lose more than ``EDGE_PERCENT``.
+    """Which settings lie above the best learning rate of their rank and size and lose ``EDGE_PERCENT`` more than at that.
 
     None where that best one is the lowest tried: then they say on which side the valley lies.
     """
     found_O = np.zeros(len(lost_O), bool)
     for o, (rank, halvings) in enumerate(zip(rank_O, halvings_O, strict=True)):
         alike_O = (rank_O == rank) & (halvings_O == halvings)
-        best = axis_O[alike_O][np.argmin(lost_O[alike_O])]
-        found_O[o] = axis_O[alike_O].min() < best < axis_O[o] and lost_O[o] > EDGE_PERCENT
+        best, least = axis_O[alike_O][np.argmin(lost_O[alike_O])], lost_O[alike_O].min()
+        found_O[o] = axis_O[alike_O].min() < best < axis_O[o] and lost_O[o] > least + EDGE_PERCENT
     return found_O
 
 

@@ -35,8 +35,8 @@ def one_size(measured: int, wanted: int) -> str:
 def foreseen_only(measured: int, wanted: int) -> str:
     """Drift known from other data sets alone."""
     return (
-        f"No setting was run at two sizes of your data, so how the answer moves from {measured:,} training examples to all {wanted:,} "
-        "is known from other data sets alone."
+        "Fewer than two settings were run at both of the two largest sizes, so how the answer moves from "
+        f"{measured:,} training examples to all {wanted:,} is known from other data sets alone."
     )
 
 
