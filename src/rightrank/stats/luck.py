@@ -72,10 +72,8 @@ class LuckOfRuns:
             return None
         loss_ce, own_c = data.loss_CE[np.ix_(run_c, example_e)], self.setting_C[run_c]
         level_c = loss_ce.sum(axis=1) / tokens_e.sum()
-        floor = FLOOR_SHARE * float(data.base_loss_E[example_e].sum() / tokens_e.sum())
-        mean_c = np.array([level_c[own_c == u].mean() for u in own_c])
         variance = {u: example_variance(loss_ce[own_c == u], tokens_e) for u in several}
-        expected_c = np.maximum(self._share(run_c) * np.maximum(mean_c, floor), 1e-12)
+        expected_c = np.maximum(self._share(run_c) * self._level(run_c, example_e), 1e-12)
         return Replicated(
             level_c, own_c, expected_c, np.array([variance[u] for u in own_c]), self._alike(run_c)
         )
@@ -84,7 +82,8 @@ class LuckOfRuns:
         self, examples: int, run_c: Int[np.ndarray, " c"], noise: SeedNoise, replicates: int
     ) -> AveragedLuck:
         """Draws of the luck of runs on ``examples`` training examples, averaged as the runs are."""
-        owner_c, level_c = self.setting_C[run_c], self._level(run_c)
+        decide_e = np.flatnonzero(~self.data.scores_E & ~np.isnan(self.data.loss_CE[run_c]).any(0))
+        owner_c, level_c = self.setting_C[run_c], self._level(run_c, decide_e)
         spread_c = self._share(run_c) * level_c
         mean_uc = setting_weights(owner_c, spread_c, self._alike(run_c), noise.shared)
         plain_uc = setting_weights(owner_c, spread_c, self._alike(run_c), 0.0)
@@ -104,13 +103,15 @@ class LuckOfRuns:
         nats_Bu = factor_B[:, None] * (draw_Bc * spread_c) @ mean_uc.T
         return AveragedLuck(np.unique(owner_c), mean_uc, plain_uc, nats_Bu / (plain_uc @ level_c))
 
-    def _level(self, run_c: Int[np.ndarray, " c"]) -> Float[np.ndarray, " c"]:
-        """Nats a token of each run's setting on the rows that decide, and no less than what noise is proportional to at least."""
+    def _level(
+        self, run_c: Int[np.ndarray, " c"], example_e: Int[np.ndarray, " e"]
+    ) -> Float[np.ndarray, " c"]:
+        """Nats a token of each run's setting on some examples, and no less than what noise is proportional to at least."""
         data = self.data
-        row_E = ~data.scores_E & ~np.isnan(data.loss_CE[run_c]).any(0)
-        tokens = max(float(data.tokens_E[row_E].sum()), 1.0)
-        floor = FLOOR_SHARE * float(data.base_loss_E[row_E].sum()) / tokens
-        loss_c, owner_c = data.loss_CE[run_c][:, row_E].sum(1) / tokens, self.setting_C[run_c]
+        tokens = max(float(data.tokens_E[example_e].sum()), 1.0)
+        floor = FLOOR_SHARE * float(data.base_loss_E[example_e].sum()) / tokens
+        loss_c = data.loss_CE[np.ix_(run_c, example_e)].sum(1) / tokens
+        owner_c = self.setting_C[run_c]
         mean_c = np.array([float(loss_c[owner_c == u].mean()) for u in owner_c])
         level_c: Float[np.ndarray, " c"] = np.maximum(mean_c, max(floor, 1e-12))
         return level_c
