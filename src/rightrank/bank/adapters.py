@@ -134,7 +134,7 @@ class AdapterBank:
         for index, target in enumerate(self.targets):
             ranks = tuple(spec.rank_of(index) for spec in self.specs)
             padded = [-(-rank // ROW_MULTIPLE) * ROW_MULTIPLE for rank in ranks]
-            scale = torch.zeros(sum(padded), device=self.device, dtype=self.dtype)
+            scale = torch.zeros(sum(padded), dtype=self.dtype)
             views: dict[str, list[Tensor]] = {"master_a": [], "master_b": [], "grad_a": [], "grad_b": []}
             for k, spec in enumerate(self.specs):
                 start = sum(padded[:k])
@@ -148,7 +148,7 @@ class AdapterBank:
             rows = sum(padded) if self._products else 0
             a_RI = torch.zeros(rows, target.width_in, device=self.device, dtype=self.dtype)
             b_RO = torch.zeros(rows, target.width_out, device=self.device, dtype=self.dtype)
-            modules.append(Module(target, ranks, ends, scale, a_RI, b_RO, **views))
+            modules.append(Module(target, ranks, ends, scale.to(self.device), a_RI, b_RO, **views))
         working = [
             (copy[module.rows(k)], masters[k])
             for module in modules
@@ -169,8 +169,11 @@ class AdapterBank:
             for spec, rank in zip(self.specs, module.ranks_K, strict=True):
                 most[spec.seed] = max(rank, most.get(spec.seed, 0))
             width = module.target.width_in
+            kept = {"device": self.device, "dtype": self.flat_master.dtype}
             drawn = {
-                seed: initial_a(width, rank, seed=seed, target=index) for seed, rank in most.items() if rank
+                seed: initial_a(width, rank, seed=seed, target=index).to(**kept)
+                for seed, rank in most.items()
+                if rank
             }
             for k, spec in enumerate(self.specs):
                 module.master_b[k].zero_()

@@ -141,15 +141,23 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _captured(work: Callable[[], Any], pool: Any, warm_ups: int) -> torch.cuda.CUDAGraph:
+    """As ``torch.cuda.graph`` does, but for giving the memory back to the driver, which it does every time."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(side):
         for _ in range(warm_ups):
             work()
+        if warm_ups > 1:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        torch.cuda.synchronize()
+        graph.capture_begin(pool=pool)
+        try:
+            work()
+        finally:
+            graph.capture_end()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        work()
     return graph
 
 
