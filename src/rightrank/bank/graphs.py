@@ -121,17 +121,34 @@ class GraphedSteps:
             self.update.apply()
 
     def _capture_all(self, work: Sequence[MicroBatch]) -> None:
-        """Largest shape first. Nothing is trained by it: gradients are forgotten, and an update from none at a rate of 0 is none."""
-        pool = torch.cuda.graph_pool_handle()
-        for number, shape in enumerate(reversed(self.shapes)):
+        """Largest shape first. Nothing is trained by it: gradients are forgotten, and an update from none at a rate of 0 is none.
+
+        Everything runs once before anything is captured: captured memory is nobody else's, so that a run between two captures would
+        need as much again.
+        """
+        steps: dict[Shape, Callable[[], None]] = {}
+        for shape in reversed(self.shapes):
             row = self._rows[shape]
             some = next(micro for micro in work if fitting(self.shapes, micro.need) == shape)
             row.fill(some.examples, len(self.bank.specs), some.batch_tokens)
-            step = partial(self._forward.micro_step, row, self.update.loss_K)
-            self._graphs[shape] = _captured(step, pool, 1 if number else WARM_UPS)
-        self.bank.flat_gradient.zero_()
-        self.update.loss_K.zero_()
-        self._graphs["update"] = _captured(self.update.apply, pool, WARM_UPS)
+            steps[shape] = partial(self._forward.micro_step, row, self.update.loss_K)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for number, step in enumerate(steps.values()):
+                for _ in range(1 if number else WARM_UPS):
+                    step()
+            self.bank.flat_gradient.zero_()
+            self.update.loss_K.zero_()
+            for _ in range(WARM_UPS):
+                self.update.apply()
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            pool = torch.cuda.graph_pool_handle()
+            for shape, step in steps.items():
+                self._graphs[shape] = _captured(step, pool)
+            self._graphs["update"] = _captured(self.update.apply, pool)
+        torch.cuda.current_stream().wait_stream(side)
 
 
 def _in_one_line(error: Exception) -> str:
@@ -140,24 +157,14 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def _captured(work: Callable[[], Any], pool: Any, warm_ups: int) -> torch.cuda.CUDAGraph:
-    """As ``torch.cuda.graph`` does, but for giving the memory back to the driver, which it does every time."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+def _captured(work: Callable[[], Any], pool: Any) -> torch.cuda.CUDAGraph:
+    """``work`` on the stream that is current, its memory from ``pool``. ``torch.cuda.graph`` also gives cached memory back, every time."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(side):
-        for _ in range(warm_ups):
-            work()
-        if warm_ups > 1:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-        torch.cuda.synchronize()
-        graph.capture_begin(pool=pool)
-        try:
-            work()
-        finally:
-            graph.capture_end()
-    torch.cuda.current_stream().wait_stream(side)
+    graph.capture_begin(pool=pool)
+    try:
+        work()
+    finally:
+        graph.capture_end()
     return graph
 
 
