@@ -1,7 +1,7 @@
 """AdaLoRA and EVA, run for real: methods that choose ranks themselves, each with a learning rate of its own, against recorded surfaces.
 
-    python -m bench.adaptive run MODEL DATA_DIR --out DIR [--sets nl2bash,klingon,banking77] [--gpus 2]
-    python -m bench.adaptive show DIR
+    python -m bench.adaptive run MODEL DATA_DIR --out DIR [--sets nl2bash,klingon,banking77] [--epochs 1] [--gpus 2]
+    python -m bench.adaptive show DIR [--epochs 1]
 
 ``run`` trains PEFT's implementation by a plain loop under the recorded recipe (same rows, batches and schedule) at three learning rates on
 all rows, plain LoRA of r=32 beside them as a control of the loop, every run in a process of its own, spread over the GPUs: the loops wait
@@ -145,7 +145,9 @@ def judged(model: Any, examples: Sequence[TokenizedExample], device: torch.devic
     return found
 
 
-def run_one(one: One, model: str, folder: Path, out: Path, gpu: int | None, examples: int | None) -> None:
+def run_one(
+    one: One, model: str, folder: Path, out: Path, epochs: float, gpu: int | None, examples: int | None
+) -> None:
     """In a process of its own. ``examples``: fewer than the design's, to try it."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
@@ -155,7 +157,7 @@ def run_one(one: One, model: str, folder: Path, out: Path, gpu: int | None, exam
     from rightrank.bank.base_model import load_base
 
     base = load_base(model)
-    recipe, data = prepared(base.tokenizer, SETS[one.set], folder, 3.0)
+    recipe, data = prepared(base.tokenizer, SETS[one.set], folder, epochs)
     rows = data.train[: SETS[one.set].most][:examples]
     decide, score = (side[:examples] for side in sides(data))
     began = time.monotonic()
@@ -167,11 +169,11 @@ def run_one(one: One, model: str, folder: Path, out: Path, gpu: int | None, exam
     print(f"{one.file}: {seconds:.0f} s", flush=True)
 
 
-def lines(out: Path, folder: Path = FOLDER) -> list[str]:
+def lines(out: Path, epochs: float = 3.0, folder: Path = FOLDER) -> list[str]:
     """What each method loses at the learning rate that the deciding rows choose."""
     found = []
     for name in SETS:
-        kept = folder / f"{name}-3.npz"
+        kept = folder / f"{name}-{epochs:g}.npz"
         runs = {m: {r: out / One(name, m, r).file for r in RATES} for m in METHODS}
         if not kept.exists():
             continue
@@ -213,11 +215,12 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sets", default="nl2bash,klingon,banking77")
+    parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--examples", type=int, help="of each part at most, to try it")
     chosen = parser.parse_args()
     if chosen.what == "show":
-        print("\n".join(lines(Path(chosen.model))))
+        print("\n".join(lines(Path(chosen.model), chosen.epochs)))
         return
     if chosen.data is None or chosen.out is None:
         parser.error("run needs DATA_DIR and --out.")
@@ -227,7 +230,7 @@ def main() -> None:
     processes = []
     for number, one in enumerate(one for one in wanted if not (chosen.out / one.file).exists()):
         gpu = number % chosen.gpus if chosen.gpus else None
-        arguments = (one, chosen.model, chosen.data, chosen.out, gpu, chosen.examples)
+        arguments = (one, chosen.model, chosen.data, chosen.out, chosen.epochs, gpu, chosen.examples)
         processes.append(spawn.Process(target=run_one, args=arguments))
         processes[-1].start()
         if not chosen.gpus:

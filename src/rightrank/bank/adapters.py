@@ -169,9 +169,8 @@ class AdapterBank:
             for spec, rank in zip(self.specs, module.ranks_K, strict=True):
                 most[spec.seed] = max(rank, most.get(spec.seed, 0))
             width = module.target.width_in
-            kept = {"device": self.device, "dtype": self.flat_master.dtype}
             drawn = {
-                seed: initial_a(width, rank, seed=seed, target=index).to(**kept)
+                seed: initial_a(width, rank, seed=seed, target=index).to(self.device, self.flat_master.dtype)
                 for seed, rank in most.items()
                 if rank
             }

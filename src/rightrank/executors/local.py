@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 import time
@@ -129,6 +130,7 @@ class LocalExecutor:
             return self._train(Part(pack, pack.configurations, 0, export_to, on_step))
 
     def _train(self, part: Part) -> PackResult:
+        again: Sequence[Part] = (part,)
         try:
             return self._train_once(part)
         except CaptureError as error:
@@ -136,24 +138,15 @@ class LocalExecutor:
             self.notes.append(
                 f"Steps could not be captured and run one by one, several times slower: {error}"
             )
-            return self._train(part)
         except torch.cuda.OutOfMemoryError:
             if len(part.configurations) == 1:
                 raise
-        torch.cuda.empty_cache()
-        self.notes.append(
-            f"{len(part.configurations)} adapters did not fit into the GPU's memory together and were trained in halves."
-        )
-        top, rest = (self._train(half) for half in part.halves())
-        return PackResult(
-            np.concatenate([top.loss_KE, rest.loss_KE]),
-            np.concatenate([top.right_KE, rest.right_KE]),
-            top.train_loss_K + rest.train_loss_K,
-            top.steps,
-            top.train_tokens,
-            top.seconds + rest.seconds,
-            Looks.joined([top.looks, rest.looks]),
-        )
+            self.notes.append(
+                f"{len(part.configurations)} adapters did not fit into the GPU's memory together and were trained in halves."
+            )
+            again = part.halves()
+        _give_back_memory()
+        return _joined([self._train(one) for one in again])
 
     def _train_once(self, part: Part) -> PackResult:
         started = time.monotonic()
@@ -278,6 +271,26 @@ def _explaining_memory() -> Iterator[None]:
                 "Close other programs or use a smaller --max-length; what was measured is kept for --resume.",
             ) from error
         raise
+
+
+def _give_back_memory() -> None:
+    """What a failed attempt held, its graphs too: their wrappers refer to each other, so that only the collector finds them."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _joined(results: Sequence[PackResult]) -> PackResult:
+    """Of parts of a pack that were trained one after the other."""
+    first = results[0]
+    return PackResult(
+        np.concatenate([result.loss_KE for result in results]),
+        np.concatenate([result.right_KE for result in results]),
+        tuple(loss for result in results for loss in result.train_loss_K),
+        first.steps,
+        first.train_tokens,
+        sum(result.seconds for result in results),
+        Looks.joined([result.looks for result in results]),
+    )
 
 
 def in_steps(tokens: int) -> int:
