@@ -84,7 +84,7 @@ def run(model: str, folder: Path, out: Path, seeds: int, minutes: float | None) 
         "choice": {"rank": choice.rank, "learning_rate": choice.learning_rate, "epochs": choice.epochs},
         "reasons": list(answer.reasons),
         "runs": len(answer.points),
-        "device": answer.provenance.device,
+        "device": answer.cost.device,
         "options": {},
     }
     reached, base, tokens = trained(model, rows, held_out, list(settings.values()), seeds)
