@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -275,17 +277,22 @@ def gpu_attention(monkeypatch: pytest.MonkeyPatch) -> None:
         dvalues = torch.einsum("hqk,qhd->khd", weights, dout).unflatten(1, (-1, groups)).sum(2)
         return torch.einsum("hqk,khd->qhd", dscores, keys).contiguous(), dkeys, dvalues
 
-    varlen.short_attention.register_kernel("cpu")(forward)
-    varlen.short_attention_backward.register_kernel("cpu")(backward)
+    for operator in (varlen.short_attention, varlen.long_attention):
+        operator.register_kernel("cpu")(forward)
+    for operator in (varlen.short_attention_backward, varlen.long_attention_backward):
+        operator.register_kernel("cpu")(backward)
     monkeypatch.setattr(varlen, "_fused_here", lambda query: True)
 
 
 @pytest.mark.usefixtures("gpu_attention")
-def test_nothing_that_a_probe_does_compiles_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [varlen.SHORT, 32], ids=["short", "long"])
+def test_nothing_that_a_probe_does_compiles_anew(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """Trying, timing, training, looking and judging, with other adapters, examples and rows each."""
     from torch._dynamo.utils import counters
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(varlen, "SHORT", limit)
+    monkeypatch.setattr(varlen, "SERVES_LONG", True)
     base = tiny_base("llama", dtype=torch.float32, layers=3)
     examples = random_examples(40, longest=60)
     torch._dynamo.reset()
@@ -305,6 +312,61 @@ def test_nothing_that_a_probe_does_compiles_anew(monkeypatch: pytest.MonkeyPatch
         )  # fmt: skip
         run.evaluate(examples, 200)
     assert counters["stats"]["unique_graphs"] == 2  # a layer and the loss
+
+
+OLD = """
+import sys, types
+sys.modules["torch.nn.attention.varlen"] = None if sys.argv[1] == "2.9" else types.ModuleType("varlen")
+if sys.argv[1] == "2.10":
+    def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None): ...
+    sys.modules["torch.nn.attention.varlen"].varlen_attn = varlen_attn
+    import torch.nn.attention
+    torch.nn.attention.varlen = sys.modules["torch.nn.attention.varlen"]
+import torch
+from rightrank.bank import varlen
+from rightrank.executors import local
+short = []
+varlen.short_attention = lambda query, *rest: short.append(rest[3]) or (query, None)
+query, key = torch.zeros(600, 4, 8), torch.zeros(600, 2, 8)
+varlen._flash(query, key, key, torch.tensor([0, 600]), 600, None, None)
+print(short)
+"""
+
+
+@pytest.mark.parametrize("version", ["2.9", "2.10"])
+def test_a_pytorch_without_attention_for_any_window_runs_long_rows_by_our_kernels(version: str) -> None:
+    command = [sys.executable, "-c", OLD, version]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[600]\n"
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("mode", [0, 1])
+def test_only_attentions_gradient_asks_for_one_order(
+    monkeypatch: pytest.MonkeyPatch, window: int | None, mode: int
+) -> None:
+    heard = []
+
+    def backward(_: torch.Tensor, *given: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+        asked = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        heard.append((*asked, torch.utils.deterministic.fill_uninitialized_memory, given[10], options))
+        return given[0], given[1], given[2]
+
+    monkeypatch.setattr(varlen, "_flash_backward", backward)
+    query, key = torch.zeros(6, 4, 8), torch.zeros(6, 2, 8)
+    seen = varlen.EVERYTHING if window is None else window
+    given = (query, query, key, key, torch.tensor([0, 6]), query, torch.zeros(4, 6), 6, 0.5, seen)
+    torch.set_deterministic_debug_mode(mode)
+    try:
+        varlen.long_attention_backward._init_fn(*given)
+        left = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.set_deterministic_debug_mode(0)
+    sides = {"scale": 0.5, "window_size_left": -1 if window is None else 4, "window_size_right": 0}
+    assert heard == [(True, False, False, window is None, sides)]
+    assert left == (mode, True)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path as Place
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from rightrank.bank import varlen
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.base_model import BaseModel, load_base
 from rightrank.bank.evaluate import evaluate
@@ -24,6 +26,9 @@ from rightrank.bank.update import FlatUpdate
 from rightrank.bank.verify import Path, Way
 from rightrank.recipe import Recipe
 from tiny import random_examples, tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or not fused_products_run_here(torch.device("cuda"), torch.bfloat16),
@@ -138,10 +143,41 @@ def trained_bits(way: Way, longest: int) -> bytes:
         return held_out.loss_KE.tobytes() + b"".join(m.cpu().numpy().tobytes() for m in run.bank.masters)
 
 
+@pytest.mark.parametrize("longest", [100, 400], ids=["ours", "PyTorch's"])
 @pytest.mark.parametrize("way", ["captured", "compiled"])
-def test_a_run_of_short_rows_repeats_its_bits(way: Way) -> None:
-    """Rows of up to ``varlen.SHORT`` tokens: nothing on their way adds up in any order."""
-    assert trained_bits(way, 100) == trained_bits(way, 100)
+def test_a_run_repeats_its_bits(way: Way, longest: int) -> None:
+    """Whichever attention its rows run by: nothing on their way adds up in any order."""
+    assert trained_bits(way, longest) == trained_bits(way, longest)
+
+
+@pytest.mark.parametrize("window", [varlen.EVERYTHING, 300])
+def test_attention_among_long_rows_is_pytorchs_with_gradients_in_one_order(window: int) -> None:
+    lengths = (1500, 700, 1, 900, 1200)
+    draw = torch.Generator("cuda").manual_seed(0)
+    query, key, value, dout = (
+        torch.randn(sum(lengths), heads, 64, device="cuda", dtype=torch.bfloat16, generator=draw)
+        for heads in (8, 2, 2, 8)
+    )
+    ends = torch.tensor([0, *lengths], device="cuda").cumsum(0).int()
+
+    def once(attention: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        given = [x.clone().requires_grad_() for x in (query, key, value)]
+        out = attention(*given, ends)
+        return [out.detach(), *torch.autograd.grad(out, given, dout)]
+
+    def ours(*given: torch.Tensor) -> torch.Tensor:
+        return varlen.long_attention(*given, max(lengths), 0.125, window)[0]
+
+    def written_out(*given: torch.Tensor) -> torch.Tensor:
+        *tensors, ends = given
+        seen = None if window == varlen.EVERYTHING else window
+        return varlen._written_out(*(x.float() for x in tensors), ends, 0.125, seen).bfloat16()
+
+    first = once(ours)
+    for found, wanted in zip(first, once(written_out), strict=True):
+        assert distance(found, wanted) < 0.01
+    for _ in range(50):
+        assert all(torch.equal(a, b) for a, b in zip(first, once(ours), strict=True))
 
 
 IN_A_PROCESS = (

@@ -8,16 +8,25 @@ Dimensions: M tokens of all adapters together, H heads, G key heads, D numbers a
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from rightrank.bank.attention import UNSAID, _refuse_hidden_window, _refuse_unknown
 
+try:
+    from torch.nn.attention import varlen as fused
+except ImportError:  # PyTorch 2.9
+    KNOWN: frozenset[str] = frozenset()
+else:
+    KNOWN = frozenset(inspect.signature(fused.varlen_attn).parameters)
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
 NAME = "rightrank_varlen"
@@ -25,7 +34,8 @@ SHORT = 256
 """Tokens of the longest example up to which tiles of 64 pay. Assumed: at 40 to 100 tokens tiles of 64 took 0.31 against 0.49 ms a layer."""
 EVERYTHING = 1 << 30
 """A window that no sequence is longer than."""
-TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+SERVES_LONG, TAKES_GROUPS = "window_size" in KNOWN, "enable_gqa" in KNOWN
+"""Whether PyTorch has a fused kernel for any window (2.11 up; else ours serve, however long the rows), and one for grouped queries."""
 
 
 def varlen_attention(
@@ -74,21 +84,14 @@ def _flash(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    if longest <= SHORT:
-        seen = EVERYTHING if window is None else window
-        scale = query.shape[2] ** -0.5 if scaling is None else scaling
-        short: Tensor = short_attention(query, key, value, ends, longest, scale, seen)[0]
-        return short
-    options: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}
-    if key.shape[1] != query.shape[1]:
-        if TAKES_GROUPS:
-            options["enable_gqa"] = True
-        else:
-            times = query.shape[1] // key.shape[1]
-            key, value = (x.repeat_interleave(times, 1) for x in (key, value))
-    out = varlen_attn(query, key, value, ends, ends, longest, longest, **options)
-    assert isinstance(out, torch.Tensor)
-    return out
+    seen = EVERYTHING if window is None else window
+    scale = query.shape[2] ** -0.5 if scaling is None else scaling
+    if longest <= SHORT or not SERVES_LONG:
+        return short_attention(query, key, value, ends, longest, scale, seen)[0]  # type: ignore[no-any-return]
+    if key.shape[1] != query.shape[1] and not TAKES_GROUPS:
+        times = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(times, 1) for x in (key, value))
+    return long_attention(query, key, value, ends, longest, scale, seen)[0]  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("rightrank::short_attention", mutates_args=())
@@ -130,29 +133,104 @@ def short_attention_backward(
     return attention_kernels.backward(dout_MHD.contiguous(), *given, longest, scaling, window)
 
 
-@short_attention.register_fake
-def _(query: Tensor, *_: Any) -> tuple[Tensor, ...]:
+@torch.library.custom_op("rightrank::long_attention", mutates_args=())
+def long_attention(
+    query_MHD: Tensor,
+    key_MGD: Tensor,
+    value_MGD: Tensor,
+    ends_N: Tensor,
+    longest: int,
+    scaling: float,
+    window: int,
+) -> tuple[Tensor, Tensor]:
+    """PyTorch's ``varlen_attn``, whose backward pass adds up in one order here. Returns what ``short_attention`` does."""
+    options: dict[str, Any] = {"enable_gqa": True} if TAKES_GROUPS else {}
+    out, sums = fused.varlen_attn(
+        query_MHD, key_MGD, value_MGD, ends_N, ends_N, longest, longest,
+        return_aux=fused.AuxRequest(lse=True), scale=scaling, window_size=_before_and_behind(window), **options,
+    )  # fmt: skip
+    return out.contiguous(), sums.contiguous()
+
+
+@torch.library.custom_op("rightrank::long_attention_backward", mutates_args=())
+def long_attention_backward(
+    dout_MHD: Tensor,
+    query_MHD: Tensor,
+    key_MGD: Tensor,
+    value_MGD: Tensor,
+    ends_N: Tensor,
+    out_MHD: Tensor,
+    sums_HM: Tensor,
+    longest: int,
+    scaling: float,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, the same bits every time."""
+    before, behind = _before_and_behind(window)
+    no_dropout = torch.zeros(2, dtype=torch.uint64, device=query_MHD.device), query_MHD.new_empty(0)
+    with in_one_order():
+        dq_MHD, dk_MGD, dv_MGD = _flash_backward(
+            dout_MHD, query_MHD, key_MGD, value_MGD, out_MHD, sums_HM, ends_N, ends_N, longest, longest,
+            0.0, window == EVERYTHING, *no_dropout,
+            scale=scaling, window_size_left=before, window_size_right=behind,
+        )  # fmt: skip
+    return dq_MHD.contiguous(), dk_MGD.contiguous(), dv_MGD.contiguous()
+
+
+_flash_backward = torch.ops.aten._flash_attention_backward
+
+
+@contextmanager
+def in_one_order() -> Iterator[None]:
+    """PyTorch's deterministic algorithms for what runs here, and no longer: a whole step has operations that refuse to run so.
+
+    Merely warned, flash attention would go on as before. New tensors are not filled, which would be one more kernel each.
+    """
+    tensors: Any = torch.utils.deterministic
+    mode, filled = torch.get_deterministic_debug_mode(), tensors.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("error")
+    tensors.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        tensors.fill_uninitialized_memory = filled
+
+
+def _before_and_behind(window: int) -> tuple[int, int]:
+    """Tokens that a token sees on either side of it; -1: all."""
+    return (-1 if window == EVERYTHING else window - 1), 0
+
+
+def _fake_forward(query: Tensor, *_: Any) -> tuple[Tensor, ...]:
     sums = query.new_empty(query.shape[1], query.shape[0], dtype=torch.float32)
     return query.new_empty(query.shape), sums
 
 
-@short_attention_backward.register_fake
-def _(dout: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (query, key, value))
+def _fake_backward(dout: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors[:3])
 
 
-def _save_short(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.longest, ctx.scaling, ctx.window = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
 
 
-def _short_backward(ctx: Any, dout: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    numbers = (ctx.longest, ctx.scaling, ctx.window)
-    return *short_attention_backward(dout, *ctx.saved_tensors, *numbers), *[None] * 4
+def _make_differentiable(forward: Any, backward: Any) -> None:
+    """Tell autograd and the compiler what ``forward`` needs for its gradients, which ``backward`` gives."""
+
+    def gradients(ctx: Any, dout: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        numbers = (ctx.longest, ctx.scaling, ctx.window)
+        return *backward(dout, *ctx.saved_tensors, *numbers), *[None] * 4
+
+    forward.register_fake(_fake_forward)
+    backward.register_fake(_fake_backward)
+    forward.register_autograd(gradients, setup_context=_save)
 
 
-short_attention.register_autograd(_short_backward, setup_context=_save_short)
+_make_differentiable(short_attention, short_attention_backward)
+_make_differentiable(long_attention, long_attention_backward)
 
 
 def _written_out(
