@@ -14,12 +14,12 @@ TORCH_INDEX ?=
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINT = $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-cpu.txt)
 INDEX = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
-# The oldest torch needs a build for this machine: a driver, or an index of CPU wheels. Else the torch of constraints-cpu.txt is taken.
-OLDEST_TORCH = $(if $(TORCH_INDEX),torch==2.9.0,$(if $(CONSTRAINT),$(CONSTRAINT) torch,torch==2.9.0))
+# Several gigabytes without an index of CPU wheels; make test-oldest OLDEST_TORCH='-c constraints-cpu.txt torch' spares them, and tests less.
+OLDEST_TORCH ?= torch==2.9.0
 PIP_OLDEST = .venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt
-# What touches every dependency: rows, tokens against TRL, GGUF, PEFT's files, 4 bits, the bank, a probe, the command line, the reports.
+# What touches every dependency: rows, tokens against TRL, GGUF, PEFT's files, 4 bits, the bank, Ray, a probe, the command line, the reports.
 OLDEST_TESTS = tests/data tests/report tests/bank/test_adapter_file.py tests/bank/test_cut.py tests/bank/test_equals_peft.py \
-  tests/bank/test_model_files.py tests/bank/test_peft_format.py tests/bank/test_quantized.py tests/executors/test_local.py \
+  tests/bank/test_model_files.py tests/bank/test_peft_format.py tests/bank/test_quantized.py tests/executors/test_local.py tests/executors/test_ray.py \
   tests/probe/test_run.py tests/recommend/test_api.py tests/cli/test_bad_input.py tests/cli/test_config.py tests/stats/test_paired.py \
   tests/trainers/test_peft_config.py tests/runs/test_durable.py tests/runs/test_run_directory.py tests/test_versions.py
 # What older versions do otherwise: TRL up to 1.14.0 masks a token that prompt and completion share, transformers up to 5.20 runs
@@ -68,7 +68,7 @@ test-oldest: .venv-oldest/.test
 .venv-oldest/.test: pyproject.toml constraints-cpu.txt constraints-oldest.txt
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check $(INDEX) $(OLDEST_TORCH)
-	$(PIP_OLDEST) -e '.[data,gguf,4bit]' peft pytest pytest-timeout pytest-xdist hypothesis
+	$(PIP_OLDEST) -e '.[data,gguf,4bit,ray]' peft pytest pytest-timeout pytest-xdist hypothesis
 	$(PIP_OLDEST) --no-deps trl
 	touch $@
 

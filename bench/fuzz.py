@@ -4,7 +4,8 @@
 
 Each reader runs in a process of its own for so many seconds. Counted: inputs that were valid, refused in a sentence, or did neither
 (a traceback, a dead process, more than 20 seconds, a sentence nobody can read). Input number N of a reader is a function of the seed and N
-alone: ``--reader NAME --only N`` shows one again. Writes bench/results/fuzz.json.
+alone: ``--reader NAME --only N`` shows one again. Writes bench/results/fuzz.json; fails where a reader did neither, or held more memory
+than ``MOST_MIB``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "fuzz.json"
 TOO_LONG_SECONDS = 20
+MOST_MIB = 1024
+"""Of a reader's process, its libraries included: what any file may take that is far below the limits of docs/reliability.md."""
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "fuzz")]
 
 
@@ -176,6 +179,9 @@ def main() -> None:
         for crash in row["crashes"][:5]:
             print(f"    {crash['number']}: {crash['what']}", flush=True)
     keep(rows, wanted.seed, wanted.seconds)
+    bad = [row["reader"] for row in rows if row["crash"] or row["peak_mib"] > MOST_MIB]
+    if bad:
+        sys.exit(f"Neither read nor refused, or too much memory: {', '.join(bad)}")
 
 
 if __name__ == "__main__":

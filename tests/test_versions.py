@@ -43,8 +43,20 @@ def test_the_oldest_versions_tested_are_the_oldest_allowed() -> None:
     pins = [Requirement(line.partition("#")[0]) for line in pinned if line.partition("#")[0].strip()]
     tested = {pin.name: floor(pin) for pin in pins}
     (torch,) = set(re.findall(r"torch==([\d.]+)", (ROOT / "Makefile").read_text()))
-    ray = {"ray": needed()["ray"]}  # has no part in these tests
-    assert {**tested, "torch": Version(torch), **ray} == needed()
+    assert {**tested, "torch": Version(torch)} == needed()
+
+
+def test_what_is_run_for_every_change_is_in_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for file in (".ci/run", ".github/workflows/tests.yml"):
+        made = set(re.findall(r"^\s*(?:- run: )?make ([a-z-]+)$", (ROOT / file).read_text(), re.MULTILINE))
+        assert {"test", "test-oldest"} <= made <= targets
+    assert "make audit" in (ROOT / ".github/workflows/tests.yml").read_text()
+    listed = re.search(r"^OLDEST_TESTS = ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    assert listed is not None
+    named = [word for word in listed[1].split() if word != "\\"]
+    assert len(named) > 15 and all((ROOT / name).exists() for name in named)
 
 
 def test_the_readme_names_the_oldest_versions() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from rightrank import recommend
 from rightrank.errors import ConfigurationError, UserError
 from rightrank.probe.loss_table import LossTable
+from rightrank.probe.pack import unpacked
 from rightrank.recipe import Recipe
 from rightrank.runs.verification import Comparison, Difference, Verification
 from rightrank.runs.verifying import compare, verify
@@ -52,6 +55,27 @@ def test_the_same_again_bit_for_bit(run: Path) -> None:
     assert str(found).startswith("Identical: ") and "all 20 held-out rows" in str(found)
     assert said == ["One of its runs is trained again, which took about 1 s then."]
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_every_file_says_of_what_on_what_and_with_what_it_came_about(run: Path) -> None:
+    """Fingerprints, seed, device, versions: in the run's record, every result, the kept adapter and the answer."""
+    answer = json.loads((run / "recommendation.json").read_text())
+    model, rows = answer["model"]["fingerprint"], answer["data"]["fingerprint"]
+    assert len(model) >= 16 and len(rows) == 16
+    assert answer["provenance"]["seed"] == 0 and answer["cost"]["device"].startswith("CPU, ")
+    versions = answer["provenance"]["versions"]
+    for name in ("python", "rightrank", "torch", "transformers", "tokenizers", "numpy", "scipy"):
+        assert versions[name] == (platform.python_version() if name == "python" else version(name))
+    record, kept = (json.loads((run / n).read_text()) for n in ("run.json", "adapter/rightrank.json"))
+    told = [(record, record["about"]), (kept, kept)]
+    for path in sorted((run / "packs").glob("*.safetensors")):
+        _, facts = unpacked(path.read_bytes())
+        told.append((facts["run"], facts["about"]))
+        assert path.stem == "base" or all(isinstance(c["seed"], int) for c in facts["pack"]["configurations"])
+    assert len(told) > 4
+    for settings, about in told:
+        assert (settings["model"], settings["data"], settings["seed"]) == (model, rows, 0)
+        assert (about["device"], about["versions"]) == (answer["cost"]["device"], versions)
 
 
 def test_another_recorded_loss_is_found(run: Path) -> None:

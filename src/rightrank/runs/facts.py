@@ -126,12 +126,27 @@ def provenance(command: str, seed: int, directory: Path, *, interrupted: bool) -
     )
 
 
+MATTER = (
+    "rightrank",
+    "torch",
+    "triton",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "bitsandbytes",
+    "gguf",
+    "numpy",
+    "scipy",
+)
+"""Packages that tokens, numbers or decisions hang on."""
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the packages that results depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0]}
-    for package in ("rightrank", "torch", "transformers", "peft", "numpy"):
+    for package in MATTER:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
