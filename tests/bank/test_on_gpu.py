@@ -19,11 +19,13 @@ from rightrank.bank.evaluate import evaluate
 from rightrank.bank.forward import Forward
 from rightrank.bank.fused import fused_products_run_here
 from rightrank.bank.graphs import GraphedSteps, split
-from rightrank.bank.memory import GIB, measure_graphs
+from rightrank.bank.memory import GIB, MemoryModel, measure_graphs
 from rightrank.bank.runs import GraphedRun, open_run
 from rightrank.bank.step import gradients
 from rightrank.bank.update import FlatUpdate
 from rightrank.bank.verify import Path, Way
+from rightrank.executors.local import LocalExecutor
+from rightrank.probe.loss_table import Configuration, Pack, PackResult
 from rightrank.recipe import Recipe
 from tiny import random_examples, tiny_model
 
@@ -132,6 +134,40 @@ def test_memory_is_foreseen_within_a_tenth(adapters: int, recomputed: bool) -> N
     taken = (torch.cuda.max_memory_allocated() - others) / GIB
     foreseen = memory.peak_gib(parameters, adapters * sum(len(e.token_ids_T) for e in examples))
     assert 0.9 < foreseen / taken < 1.1, (memory, parameters, others)
+
+
+@pytest.mark.parametrize("way", ["captured", "plain"])
+def test_a_pack_that_does_not_fit_after_all_is_trained_in_halves(way: Way) -> None:
+    """Memory really runs out here: the card gives two thirds of what the pack takes, and the executor believes that it takes none."""
+    configurations = tuple(Configuration(rank, 16.0, 1e-3) for rank in (8, 16, 24, 32, 8, 16, 24, 32))
+    pack = Pack(0, 32, configurations, with_score=True)
+    base = load_base(tiny_model("llama", dtype=torch.bfloat16, hidden=256, layers=8).cuda(), object())
+    rows = random_examples(32, longest=250)
+    nothing = MemoryModel(0, 1e-3, 0.0, 4, 2)
+    device = torch.cuda.current_device()
+
+    def trained() -> tuple[PackResult, list[str]]:
+        executor = LocalExecutor(base, nothing, rows, RECIPE.given(batch_size=32), Path(True, "", way))
+        executor.judge_by(random_examples(4, seed=1), random_examples(4, seed=2))
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return executor.train(pack, export_to=None, on_step=lambda share: None), executor.notes
+
+    held = torch.cuda.memory_reserved()
+    whole, notes = trained()
+    assert notes == []
+    taken = torch.cuda.max_memory_reserved() - held
+    try:
+        limit = (held + taken * 2 / 3) / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(limit)
+        halves, notes = trained()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert notes[0].startswith("8 adapters did not fit into the GPU's memory together"), notes
+    assert halves.train_tokens == whole.train_tokens
+    apart = abs(halves.loss_KE.sum(1) / whole.loss_KE.sum(1) - 1)
+    assert apart.max() < 0.02, apart
 
 
 def trained_bits(way: Way, longest: int) -> bytes:
