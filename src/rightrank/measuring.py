@@ -95,7 +95,7 @@ def _probe(prepared: Prepared, table: LossTable, tracking: Tracking) -> Outcome:
 
 def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommendation:
     """Decide, and write the answer into the run directory."""
-    from rightrank.probe.plan import run_seconds
+    from rightrank.probe.plan import trainer_seconds
     from rightrank.stats.decision import decide
 
     request, job, memory, data = prepared.request, prepared.job, prepared.memory, prepared.data
@@ -146,7 +146,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
         points=measured_points(table, decision, request.recipe, outcome.evidence.tokens_E),
         next_steps=next_steps(decision, prepared.plan, outcome.evidence, request.command),
         train_gib=lambda rank: memory.peak_gib(job.parameters_per_rank * rank, batch_tokens),
-        train_minutes=lambda rank: run_seconds(job, prepared.speed, rank, job.examples) / 60,
+        train_minutes=lambda rank: trainer_seconds(job, prepared.speed, rank, job.examples) / 60,
         adapter_mb=lambda rank: job.parameters_per_rank * rank * 2 / 1e6,
         warnings=(
             *request.notes,

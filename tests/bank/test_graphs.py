@@ -16,7 +16,7 @@ from rightrank.bank import fastest, graphs, varlen
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.attention import UnsupportedAttentionError
 from rightrank.bank.batch import Batch
-from rightrank.bank.forward import Forward
+from rightrank.bank.forward import Forward, layers_of
 from rightrank.bank.graphs import train_in_graphs
 from rightrank.bank.optimizer import BankOptimizer
 from rightrank.bank.rows import CAPTURE, STEP, Shape, StaticRow, choose_shapes, fitting, shape_of
@@ -379,3 +379,21 @@ def test_only_attentions_gradient_asks_for_one_order(
 )
 def test_an_error_of_a_compiler_is_one_line(error: Exception, words: str) -> None:
     assert graphs._in_one_line(error) == words
+
+
+def test_judging_lets_go_of_every_layer_s_intermediate_results() -> None:
+    base = tiny_base("llama")
+    bank = bank_of(base, 0.1)
+    entered: list[torch.Tensor] = []
+    second = layers_of(base.model)[1]
+    handle = second.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    examples = random_examples(3)
+    row = StaticRow.empty(shape_of(examples), len(SPECS), 8, base.device)
+    row.fill(examples, len(SPECS), 1)
+    with StaticForward(base, bank, working_copy(bank), longest=12) as forward:
+        forward.token_losses(Batch.of(examples, base.device))
+        forward.micro_step(row, torch.zeros(len(SPECS)))
+    handle.remove()
+    *_, judged, trained_on = entered
+    assert judged.grad_fn is None, "nothing behind it is held"
+    assert trained_on.grad_fn is not None

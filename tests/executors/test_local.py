@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from rightrank.bank import runs
+from rightrank.bank.forward import layers_of
 from rightrank.bank.graphs import CaptureError
 from rightrank.bank.memory import measure_memory
 from rightrank.bank.targets import find_targets
@@ -75,6 +76,22 @@ def test_steps_that_could_be_captured_give_what_plain_ones_give(tmp_path):
             assert torch.linalg.vector_norm(tensor - files[1][name]) < 1e-4 * torch.linalg.vector_norm(tensor)
     speed = graphed.measure_speed(small=2, large=8)
     assert speed.step_seconds > 0
+    assert (
+        speed.trainer_step_seconds > 0 and plain.measure_speed(small=2, large=8).trainer_step_seconds is None
+    )
+
+
+def test_captured_steps_leave_room_for_looks(monkeypatch):
+    plain, graphed = (executor_of(way=way) for way in ("plain", "captured"))
+    assert len(layers_of(graphed.base.model)) == 2, "both at a time"
+    a_token = graphed.memory.transient * graphed.memory.saved_bytes_per_token
+    room = graphed.memory.logits_bytes + 1.5 * graphed._longest * a_token
+    monkeypatch.setattr(local, "available_bytes", lambda device: room)
+    assert plain._capacity(0, 1) > plain._longest
+    assert graphed._capacity(0, 1) == graphed._longest, "its longest example, and no room for a look besides"
+    small = [Configuration(1, 1.0, 1e-3)]
+    with pytest.raises(ResourceError):
+        graphed.fit_together(small)
 
 
 def test_rows_are_judged_by_in_what_captured_steps_leave_free(monkeypatch):

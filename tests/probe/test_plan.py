@@ -263,3 +263,20 @@ def test_a_sample_is_not_promised_to_be_all_rows():
     assert (
         "on 198,000 of 5,000,000;" in words and "extrapolated" in words and "A larger --budget" not in words
     )
+
+
+def test_a_run_is_what_the_person_s_own_trainer_takes():
+    """Captured steps are many times faster than a trainer's: one run's time pays for the grid on all rows."""
+    job, ranks = job_of(3200), CANDIDATE_RANKS
+    fast = replace(
+        SPEED, floor_seconds=0.008, step_seconds=0.003, step_seconds_per_parameter=0.0, together=32
+    )
+    fast = replace(fast, evaluate_seconds_per_token=1e-7, pack_seconds=1.5)
+    as_trainers_do = replace(fast, trainer_step_seconds=0.3)
+    steps = RECIPE.steps(3200)
+    plan = make_plan(job, as_trainers_do, ranks, None)
+    assert plan.run_seconds == pytest.approx(0.3 * steps)
+    assert (plan.final_examples, plan.breadth) == (3200, "wide")
+    assert plan.planned_seconds < plan.budget_seconds == pytest.approx(0.3 * steps)
+    assert make_plan(job, fast, ranks, 60.0).run_seconds == run_seconds(job, fast, 32, 3200)
+    assert as_trainers_do.slower(2.0).trainer_step_seconds == 0.3, "the person's trainer is not slowed by us"

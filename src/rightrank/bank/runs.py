@@ -34,7 +34,7 @@ class StepTimes(NamedTuple):
     """Seconds that one batch takes."""
 
     start: float
-    """Before the first step: what is captured."""
+    """Before the first step: what is captured, for each shape of rows."""
     step: float
     evaluation: float
 
@@ -133,22 +133,27 @@ class GraphedRun:
             return evaluate(forward, examples, capacity=capacity)
 
     def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
-        """Everything once before the clock runs. Raises CaptureError as ``train`` does."""
-        device, work = self.bank.device, split(examples, capacity)
-        update = FlatUpdate(self.bank, recipe, steps=4)
+        """Everything once before the clock runs; ``examples`` may be several batches. Raises CaptureError as ``train`` does."""
+        device, size = self.bank.device, recipe.batch_size
+        starts = range(0, len(examples), size)
+        plan = [split(examples[start : start + size], capacity) for start in starts]
+        work = [micro for micros in plan for micro in micros]
+        update = FlatUpdate(self.bank, recipe, steps=len(plan))
         options = {**self._layers, "longest": self._longest}
         GraphedSteps(self.base, self.bank, update, work, **options)
         self.evaluate(examples, capacity)
         began = now(device)
         steps = GraphedSteps(self.base, self.bank, update, work, **options)
         captured = now(device)
-        for _ in range(2):
-            for micro in work:
+        for micros in plan:
+            for micro in micros:
                 steps.micro_step(micro)
             steps.apply()
         stepped = now(device)
         self.evaluate(examples, capacity)
-        return StepTimes(captured - began, (stepped - captured) / 2, now(device) - stepped)
+        return StepTimes(
+            (captured - began) / len(steps.shapes), (stepped - captured) / len(plan), now(device) - stepped
+        )
 
 
 def now(device: torch.device) -> float:

@@ -29,6 +29,8 @@ from rightrank.bank.head_loss import HeadLoss, judge, nats_and_gradient
 from rightrank.bank.rows import STEP, StaticRow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float, Int
     from torch import Tensor, nn
 
@@ -70,6 +72,7 @@ class StaticForward:
         """Captured graphs read what these hold, so they live as long as this does."""
         self._start: Tensor | None = None
         self._output_type: type = object
+        self._judging = False
 
     def __enter__(self) -> StaticForward:
         model = self.base.model
@@ -89,6 +92,8 @@ class StaticForward:
                     replace_forward(layer, torch.compile(layer.forward, fullgraph=True, dynamic=True), stack)
             if self.recomputed:
                 recompute_layers(model, stack)
+            for layer in layers_of(model):
+                replace_forward(layer, self._forgetting(layer.forward), stack)
             self._stack = stack.pop_all()
         return self
 
@@ -118,9 +123,12 @@ class StaticForward:
     def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "K S"], Int[Tensor, "K S"]]:
         """Nats of every trained token, and 1 where it is the greedy choice, for every adapter."""
         row = StaticRow.of(batch, self.adapters)
-        with torch.enable_grad():  # as in training, so that nothing is compiled twice
-            hidden_KCH = self.hidden(row).detach()
-        self._start = None
+        self._judging = True
+        try:
+            with torch.enable_grad():  # as in training, so that nothing is compiled twice
+                hidden_KCH = self.hidden(row).detach()
+        finally:
+            self._judging, self._start = False, None
         rows_MH = hidden_KCH.index_select(1, batch.predicts_S).flatten(0, 1)
         targets_M = batch.targets_S.repeat(self.adapters)
         loss_M, right_M = judge(rows_MH, targets_M, self._head, self._piece)
@@ -141,6 +149,19 @@ class StaticForward:
         self._output_type = type(out)
         hidden: Tensor = out.last_hidden_state.view(self.adapters, row.shape.tokens, -1)
         return hidden
+
+    def _forgetting(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """A layer's ``forward`` that, where rows are judged, lets go of what a backward pass would need."""
+
+        def forward(*arguments: Any, **options: Any) -> Any:
+            out = own(*arguments, **options)
+            if not self._judging:
+                return out
+            if isinstance(out, tuple):
+                return (out[0].detach().requires_grad_(), *out[1:])
+            return out.detach().requires_grad_()
+
+        return forward
 
     def _head(self, rows_MH: Tensor) -> Tensor:
         return run_head(self.base.model, rows_MH[None], self._output_type)[0]

@@ -74,13 +74,13 @@ def price(
     asked: Asked, request: Request, model: Model, job: Job, speed: Speed, ranks: Sequence[int]
 ) -> Asked:
     """What it will take. The person's command is run once, on an adapter of zeros: one that fails costs no measurement."""
-    from rightrank.probe.plan import DEFAULT_BUDGET_SECONDS, run_seconds
+    from rightrank.probe.plan import DEFAULT_BUDGET_SECONDS, trainer_seconds
 
     if asked.command is not None:
         asked = _first_value(asked, asked.command, request, model, min(ranks))
     if (skills := asked.skills) is not None:
         middle = sorted(ranks)[len(ranks) // 2]
-        one_run = run_seconds(job, speed, middle, job.examples)
+        one_run = trainer_seconds(job, speed, middle, job.examples)
         budget = (
             min(DEFAULT_BUDGET_SECONDS, one_run)
             if request.budget_minutes is None

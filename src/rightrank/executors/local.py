@@ -15,7 +15,7 @@ import torch
 
 from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.evaluate import evaluate
-from rightrank.bank.forward import Forward
+from rightrank.bank.forward import Forward, layers_of
 from rightrank.bank.graphs import CaptureError
 from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, peak_gib_so_far, unheld_bytes
 from rightrank.bank.peft_format import export_adapter
@@ -48,8 +48,12 @@ TOGETHER_ON_CPU = 1
 # the time of one on 1,100, and the same in two halves twice that (measured, SmolLM2-135M, one H100). Memory sets the limit.
 TOGETHER_ON_GPU = 32
 ENOUGH_TOKENS_ON_GPU = 131_072
-SHAPES_A_PACK = 4
-"""Shapes of rows that a pack captures. Assumed: 3 to 6 on nl2bash."""
+SHAPES_A_PACK = 3
+"""Shapes of rows that a pack captures. Measured: 2 to 4 on nl2bash."""
+BATCHES_TIMED = 4
+"""Batches that captured steps are timed on: one more costs milliseconds."""
+LAYERS_JUDGING = 2
+"""Layers whose intermediate results are held at a time where rows are judged: one's, and what it hands on. Derived."""
 TRAIN_SHARE = 0.9
 """Of a pack's progress bar; the rest is evaluation."""
 
@@ -91,7 +95,7 @@ class LocalExecutor:
             self.targets,
             self.memory,
             available=self.available_bytes(),
-            longest=self._longest,
+            longest=self._longest + self._looked_at,
             most=self._together,
         )
 
@@ -192,12 +196,23 @@ class LocalExecutor:
         """Tokens a row when ``adapters`` are judged: ``capacity``, unless captured graphs hold memory that no one else may use."""
         if self.path.way == "plain":
             return capacity
-        return self._row(self.memory.capacity(0, adapters, unheld_bytes(self.base.device)), adapters)
+        fits = self.memory.capacity(0, adapters, unheld_bytes(self.base.device))
+        return self._row(int(fits / self._layers_at_once), adapters)
 
     def _capacity(self, parameters: int, adapters: int) -> int:
         """Tokens a row for ``adapters`` adapters."""
         fits = self.memory.capacity(parameters, adapters, available_bytes(self.base.device))
-        return self._row(fits, adapters)
+        return self._row(fits - self._looked_at, adapters)
+
+    @property
+    def _layers_at_once(self) -> float:
+        """Share of the layers that judging by captured layers holds at a time."""
+        return min(1.0, LAYERS_JUDGING / max(1, len(layers_of(self.base.model))))
+
+    @property
+    def _looked_at(self) -> int:
+        """Tokens a row whose memory is left for looks at a run, while captured graphs hold theirs."""
+        return 0 if self.path.way == "plain" else math.ceil(self._longest * self._layers_at_once)
 
     def _row(self, fits: int, adapters: int) -> int:
         """As many tokens as fit, and no more than brings speed."""
@@ -225,7 +240,8 @@ class LocalExecutor:
 
     def measure_speed(self, *, small: int, large: int) -> Speed:
         """Time real steps at rank ``small`` and ``large``, alone and together, and an evaluation. A few seconds."""
-        examples = self.train_examples[: self.recipe.batch_size]
+        captured = self.path.way != "plain"
+        examples = self.train_examples[: self.recipe.batch_size * (BATCHES_TIMED if captured else 1)]
         together = self._most_together(small)
         per_rank = sum(target.width_in + target.width_out for target in self.targets)
         alone = self._time([small], examples)
@@ -245,7 +261,22 @@ class LocalExecutor:
             evaluate_seconds_per_token=evaluation / tokens,
             together=together,
             pack_seconds=SHAPES_A_PACK * start,
+            trainer_step_seconds=self._trainer_step_seconds(small) if captured else None,
         )
+
+    def _trainer_step_seconds(self, rank: int) -> float | None:
+        """A step of one adapter without capture or compilation; None where that takes more memory than there is."""
+        alone = replace(self.path, way="plain")
+        spec = AdapterSpec(rank, alpha=rank, learning_rate=0.0)
+        examples = self.train_examples[: self.recipe.batch_size]
+        try:
+            with open_run(alone, self.base, [spec], dropout=0.0) as run:
+                capacity = self._capacity(run.bank.masters[0].numel(), 1)
+                return run.time(examples, self.recipe, max(self._longest, capacity // 2)).step
+        except torch.cuda.OutOfMemoryError:
+            pass
+        _give_back_memory()
+        return None
 
     def _time(self, ranks: Sequence[int], examples: Sequence[TokenizedExample]) -> StepTimes:
         """Seconds of a training step and of an evaluation of the same examples."""

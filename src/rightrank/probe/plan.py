@@ -57,6 +57,8 @@ class Speed:
     """Packs that train side by side, each as fast as alone."""
     pack_seconds: float = 0.0
     """Before a pack's first step."""
+    trainer_step_seconds: float | None = None
+    """A step of one adapter alone, step by step as trainers do; None: as the probe does it."""
 
     def slower(self, ratio: float) -> Speed:
         """The same, after learning that things take ``ratio`` times as long as foreseen."""
@@ -67,6 +69,7 @@ class Speed:
             step_seconds_per_parameter=self.step_seconds_per_parameter * ratio,
             evaluate_seconds_per_token=self.evaluate_seconds_per_token * ratio,
             pack_seconds=self.pack_seconds * ratio,
+            trainer_step_seconds=self.trainer_step_seconds,
         )
 
 
@@ -110,7 +113,7 @@ class Plan:
     budget_seconds: float = 0.0
     planned_seconds: float = 0.0
     run_seconds: float = 0.0
-    """One run of the user's own recipe on all the data, here."""
+    """One run of the user's own recipe on all the data, here, by a trainer of their own."""
     all_rows_seconds: float = 0.0
     """Budget that would pay for every rank on all the data, or on all that can be trained on."""
     devices: int = 1
@@ -126,6 +129,13 @@ class Plan:
 def run_seconds(job: Job, speed: Speed, rank: int, examples: int) -> float:
     """Training time of one configuration alone."""
     return train_seconds(job, speed, [rank], examples)
+
+
+def trainer_seconds(job: Job, speed: Speed, rank: int, examples: int) -> float:
+    """Training time of one configuration in a trainer of the person's own, on this device."""
+    if speed.trainer_step_seconds is None:
+        return run_seconds(job, speed, rank, examples)
+    return job.recipe.steps(examples) * speed.trainer_step_seconds
 
 
 def train_seconds(job: Job, speed: Speed, ranks: Sequence[int], examples: int) -> float:
@@ -179,7 +189,7 @@ def make_plan(
     first; None: all that the sizes allow. Raises BudgetError where not even the smallest probe fits.
     """
     middle = sorted(ranks)[len(ranks) // 2]
-    one_run = run_seconds(job, speed, middle, job.examples)
+    one_run = trainer_seconds(job, speed, middle, job.examples)
     budget = (
         budget_seconds if budget_seconds is not None else min(DEFAULT_BUDGET_SECONDS, one_run + spent_seconds)
     )
