@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from dataclasses import asdict
@@ -20,11 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.design import EPOCHS, SETS
+from bench.tables import FOLDER
+from rightrank import priors
+from rightrank.data.characteristics import Characteristics, characteristics
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bench.design import DataSet
 
 KEPT = Path(__file__).parent / "results" / "characteristics.json"
+RANKS = tuple(2**i for i in range(9))
+PRIOR = Path(priors.__file__).parent / "characteristics.json"
 ABOUT = (
     "Characteristics of the benchmark's data sets: of every recorded size without weights (lzma bytes of token ids), and of the first rows"
     " by one forward and backward pass of the untrained model in float32 (gradients of the linear layers at a third, two thirds and the end"
@@ -38,10 +46,19 @@ def read(path: Path = KEPT) -> dict[str, Any]:
     return found
 
 
+def gradient_rank(known: Mapping[str, Any], what: str = "beyond_edge") -> int:
+    """Directions of the gradient at the start, as a rank."""
+    return nearest_rank(math.log2(max(1.0, known["spectra"][-1][what])))
+
+
+def nearest_rank(doublings: float) -> int:
+    """The power of two from 1 to 256 that is nearest."""
+    return RANKS[min(max(round(doublings), 0), len(RANKS) - 1)]
+
+
 def sizes_of(tokenizer: object, data_set: DataSet, folder: Path) -> tuple[dict[str, Any], Any]:
     """Characteristics at every size of the longest recipe, and the training rows. Sizes of the other recipe are among them."""
     from bench.record import prepared
-    from rightrank.data.characteristics import characteristics
 
     recipe, data = prepared(tokenizer, data_set, folder, max(EPOCHS))
     sizes = sorted(data_set.sizes(len(data.train), recipe), reverse=True)
@@ -78,10 +95,96 @@ def measure(model: str, folder: Path, names: list[str], *, gradients: bool) -> N
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
+def show() -> list[str]:
+    """The file as a table."""
+    found = [
+        f"{'':21}{'rows':>5}{'trained':>9}{'a row':>7}{'KiB':>6}{'new KiB':>8}{'bits':>6}{'distinct':>9}{'copied':>7}"
+    ]
+    kept = read()
+    for name, known in kept["sets"].items():
+        for sized in known["sizes"].values():
+            one = Characteristics(**sized)
+            found.append(
+                f"{name:21}{one.examples:5}{one.trained_tokens:9,}{one.trained_tokens_a_row:7.1f}{one.answer_bytes / 1024:6.1f}"
+                f"{one.new_bytes / 1024:8.1f}{one.new_bits_a_token:6.2f}{100 * one.distinct_share:7.0f} %{100 * one.copied_share:5.0f} %"
+            )
+    head = "beyond the edge | noise | replicated, at rows"
+    found += ["", f"{'untrained model':21}{'nats':>6}{'by token':>9}{'by row':>8}   {head}"]
+    for name, known in kept["sets"].items():
+        if "spectra" not in known:
+            continue
+        base, spectra = known["base"], known["spectra"]
+        cells = [
+            "/".join(f"{one[what]:.0f}" for one in spectra)
+            for what in ("beyond_edge", "beyond_noise", "replicated")
+        ]
+        rows = "/".join(str(one["rows"]) for one in spectra)
+        found.append(
+            f"{name:21}{base['nats_a_token']:6.2f}{base['spread_tokens']:9.2f}{base['spread_examples']:8.2f}   {' | '.join(cells)}, {rows}"
+        )
+    return found
+
+
+def report(folder: Path, *, write: bool) -> list[str]:
+    """Every rule's score, and what characteristics foretell one by one; ``write``: keep the line that ships."""
+    from bench import foretelling as f
+
+    measured = read()
+    every = f.cases(folder, measured)
+    known = [case for case in every if not case.lockbox]
+    scored = f.told(every, measured)
+    found = [f"{len(every)} cases of {len({c.name for c in every})} data sets", ""]
+    for case in every:
+        found.append(
+            f"{case.label:22} smallest rank {', '.join(map(str, case.ranks)):20} best rate {10**case.axis:.1e}"
+        )
+    found += ["", f"{'misses, sets left out; lockbox':50}{'doublings':>16}{'decades':>16}"]
+    for names in ((), *f.TRIED):
+        if all(name in case.features for name in names for case in every):
+            cells = ""
+            for target in (f.doublings, f.axis):
+                miss_N = abs(f.misses(every, names, target))
+                sides = [
+                    [i for i, c in enumerate(every) if c.lockbox == lockbox] for lockbox in (False, True)
+                ]
+                cells += "".join(
+                    f"{f.by_set([every[i] for i in side], miss_N[side]).mean():8.2f}" if side else f"{'':8}"
+                    for side in sides
+                )
+            found.append(f"{', '.join(names)[:48] or 'none: the mean of the others':50}{cells}")
+    for lockbox in (False, True):
+        side = "Lockbox" if lockbox else "Sets left out"
+        found += ["", f"{side:45}{'doublings (outside)':>20}{'decades':>9}  gain lost, percent (worst)"]
+        for who in dict.fromkeys(one.who for one in scored):
+            some = [one for one in scored if one.who == who and one.case.lockbox == lockbox]
+            if some:
+                s = f.summary(some)
+                found.append(
+                    f"{who:45}{s['doublings_off']:12.2f} ({s['doublings_outside']:5.2f}){s['decades_off']:9.2f}  {s['lost']:6.2f}"
+                    f" ± {s['lost_error']:.2f} ({s['lost_worst']:.2f}), {s['cases']} cases"
+                )
+    for target in (f.doublings, f.axis):
+        chosen = f.chosen_features(known, f.CHEAP, target)
+        found.append(f"Kept for {target.__name__}: {', '.join(chosen) or 'none, the mean'}")
+    if write:
+        PRIOR.write_text(json.dumps(f.prior(every, scored), indent=1) + "\n", encoding="utf-8")
+        found.append(f"Written: {PRIOR.name}")
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
+    if sys.argv[1:2] == ["show"]:
+        print("\n".join(show()))
+        return
+    if sys.argv[1:2] == ["fit"]:
+        parser.add_argument("fit")
+        parser.add_argument("--folder", type=Path, default=FOLDER)
+        parser.add_argument("--write", action="store_true", help="into what rightrank estimate reads")
+        chosen = parser.parse_args()
+        print("\n".join(report(chosen.folder, write=chosen.write)))
+        return
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", default=",".join(SETS))

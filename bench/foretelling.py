@@ -9,13 +9,15 @@ Dimensions: N cases, F features.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.rivals import AXES, PARAMETERS_PER_RANK
+from bench.characteristics import RANKS, gradient_rank, nearest_rank
+from bench.rivals import AXES, PARAMETERS_PER_RANK, rank_by_rows
 from bench.tables import surfaces
 from bench.truth import Truth
 from rightrank.data.characteristics import Characteristics
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
     from bench.tables import Surface
 
-RANKS = tuple(2**i for i in range(9))
+    Target = Callable[["Case"], float]
+
 RATE_RANKS = (8, 32, 128)
 """Ranks recorded at every size, the smallest left out."""
 SHRINKING = 4.0
@@ -39,6 +42,8 @@ WITHOUT_WEIGHTS = ("rows_seen", "epochs", "tokens_a_row", "new_bytes", "new_bits
 WITH_WEIGHTS = ("base_loss", "base_spread", "replicated", "beyond_edge", "signal_share")
 TRIED = (*((name,) for name in (*WITHOUT_WEIGHTS, *WITH_WEIGHTS)), ("rows_seen", "tokens_a_row"),
          ("rows_seen", "new_bits_a_token"), ("tokens_a_row", "new_bits_a_token"), WITHOUT_WEIGHTS)  # fmt: skip
+CHEAP = tuple((name,) for name in WITHOUT_WEIGHTS)
+"""What may be kept: a single characteristic, since a handful of data sets bears no more."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,7 @@ def cases(folder: Path, measured: Mapping[str, Any]) -> list[Case]:
                 one = Characteristics(**known["sizes"][str(size)])
                 features = one.features(surface.epochs) | with_weights(known)
                 found.append(
-                    Case(
-                        surface.name, surface.lockbox, at_size(surface, size), features, one.trained_tokens
-                    )
+                    Case(surface.name, surface.lockbox, at_size(surface, size), features, one.trained_tokens)
                 )
     return found
 
@@ -119,9 +122,7 @@ def at_size(surface: Surface, size: int) -> Surface:
     here_C = surface.examples_C == size
     runs = {name: getattr(surface, name)[here_C]
             for name in ("rank_C", "alpha_C", "learning_rate_C", "seed_C", "examples_C", "loss_CE", "right_CE")}  # fmt: skip
-    kept = {
-        name: (getattr(surface, name)[at],) for name in ("sizes", "train_tokens", "trained_tokens")
-    }
+    kept = {name: (getattr(surface, name)[at],) for name in ("sizes", "train_tokens", "trained_tokens")}
     return replace(surface, **kept, **runs)
 
 
@@ -135,14 +136,16 @@ class Line:
     spread_F: Float[np.ndarray, " F"]
     slope_F: Float[np.ndarray, " F"]
     """Of one standard deviation of the feature."""
+    least_F: Float[np.ndarray, " F"]
+    most_F: Float[np.ndarray, " F"]
 
     def of(self, features: Mapping[str, float]) -> float:
-        """What it foretells."""
-        x_F = np.array([features[name] for name in self.names])
+        """What it foretells; a feature beyond all that was learnt from counts as the nearest that was."""
+        x_F = np.clip([features[name] for name in self.names], self.least_F, self.most_F)
         return self.level + float(((x_F - self.mean_F) / self.spread_F) @ self.slope_F)
 
 
-def fit(known: Sequence[Case], names: tuple[str, ...], target: Callable[[Case], float]) -> Line:
+def fit(known: Sequence[Case], names: tuple[str, ...], target: Target) -> Line:
     """By least squares, slopes shrunk towards none. No names: the mean of the data sets."""
     weight_N = np.array([1 / sum(c.name == case.name for c in known) for case in known])
     y_N = np.array([target(case) for case in known])
@@ -152,9 +155,8 @@ def fit(known: Sequence[Case], names: tuple[str, ...], target: Callable[[Case], 
     spread_F = np.maximum(np.sqrt(weight_N @ (x_NF - mean_F) ** 2 / weight_N.sum()), 1e-6)
     z_NF = (x_NF - mean_F) / spread_F
     gram_FF = (z_NF.T * weight_N) @ z_NF + SHRINKING * np.eye(len(names))
-    return Line(
-        names, level, mean_F, spread_F, np.linalg.solve(gram_FF, (z_NF.T * weight_N) @ (y_N - level))
-    )
+    slope_F = np.linalg.solve(gram_FF, (z_NF.T * weight_N) @ (y_N - level))
+    return Line(names, level, mean_F, spread_F, slope_F, x_NF.min(0), x_NF.max(0))
 
 
 def left_out(every: Sequence[Case], case: Case) -> list[Case]:
@@ -162,21 +164,30 @@ def left_out(every: Sequence[Case], case: Case) -> list[Case]:
     return [c for c in every if c.name != case.name and not c.lockbox]
 
 
-def misses(every: Sequence[Case], names: tuple[str, ...], target: Callable[[Case], float]) -> Float[np.ndarray, " N"]:  # fmt: skip
+def misses(every: Sequence[Case], names: tuple[str, ...], target: Target) -> Float[np.ndarray, " N"]:
     """Foretold less true, every data set left out in turn."""
-    lines = {
-        c.name: fit(left_out(every, c), names, target) for c in {c.name: c for c in every}.values()
-    }
+    lines = {c.name: fit(left_out(every, c), names, target) for c in {c.name: c for c in every}.values()}
     return np.array([lines[c.name].of(c.features) - target(c) for c in every])
 
 
-def chosen_features(known: Sequence[Case], among: Iterable[tuple[str, ...]], target: Callable[[Case], float]) -> tuple[str, ...]:  # fmt: skip
-    """The features whose misses are smallest within ``known``, sets left out in turn; none where none beats the mean."""
-    options = [(), *(names for names in among if all(name in c.features for name in names for c in known))]
-    return min(
-        options,
-        key=lambda names: by_set(known, np.abs(misses(known, names, target))).mean() + 1e-9 * len(names),
-    )
+def chosen_features(
+    known: Sequence[Case], among: Iterable[tuple[str, ...]], target: Target
+) -> tuple[str, ...]:
+    """The features whose misses are smallest within ``known``, sets left out in turn.
+
+    None where they are not below the mean's by more than a standard error over the sets.
+    """
+    mean_S = by_set(known, np.abs(misses(known, (), target)))
+    found: tuple[str, ...] = ()
+    least = float(mean_S.mean())
+    for names in among:
+        if not all(name in case.features for name in names for case in known):
+            continue
+        miss_S = by_set(known, np.abs(misses(known, names, target)))
+        better_S = mean_S - miss_S
+        if miss_S.mean() < least and better_S.mean() > better_S.std(ddof=1) / len(better_S) ** 0.5:
+            found, least = names, float(miss_S.mean())
+    return found
 
 
 def by_set(every: Sequence[Case], value_N: Float[np.ndarray, " N"]) -> Float[np.ndarray, " S"]:
@@ -201,15 +212,17 @@ Named = tuple[int, float]
 """A rank and the log10 of a learning rate."""
 
 
+def guides_axis(rank: int) -> float:
+    """log10 of what the guides' rate is at the project's own alpha."""
+    return math.log10(equivalent_learning_rate(rank, 2.0 * rank, GUIDE_LEARNING_RATE))
+
+
 def choosers(every: Sequence[Case], case: Case, kept: dict[str, Any] | None) -> dict[str, Named]:
     """What every rule names for ``case``; ``kept``: of its data set, for the gradient's rank."""
     known = left_out(every, case)
     rate = fit(known, (), axis).level
-    cheap = [names for names in TRIED if not set(names) & set(WITH_WEIGHTS)]
-    rank_line = fit(known, chosen_features(known, cheap, doublings), doublings)
-    rate_line = fit(known, chosen_features(known, cheap, axis), axis)
-    rows = case.surface.whole
-    by_rows = 8 if rows < 1_000 else 16 if rows < 10_000 else 32 if rows < 100_000 else 64
+    rank_line, rate_line = (fit(known, chosen_features(known, CHEAP, of), of) for of in (doublings, axis))
+    by_rows = rank_by_rows(case.surface.whole)
     tokens = case.trained_tokens * case.surface.epochs / PARAMETERS_PER_RANK
     foretold_rank, foretold_rate = nearest_rank(rank_line.of(case.features)), rate_line.of(case.features)
     found = {
@@ -219,23 +232,13 @@ def choosers(every: Sequence[Case], case: Case, kept: dict[str, Any] | None) -> 
         "characteristics: rank; mean rate": (foretold_rank, rate),
         "r=32; characteristics: rate": (32, foretold_rate),
         "rows decide the rank, mean rate": (by_rows, rate),
-        "rows decide the rank, guides' rate": (by_rows, float(np.log10(equivalent_learning_rate(by_rows, 2.0 * by_rows, GUIDE_LEARNING_RATE)))),
+        "rows decide the rank, guides' rate": (by_rows, guides_axis(by_rows)),
         "a parameter for every token, mean rate": (next((r for r in RANKS if r >= tokens), RANKS[-1]), rate),
     }  # fmt: skip
     if kept and "spectra" in kept:
         found["gradient beyond the edge, mean rate"] = (gradient_rank(kept), rate)
         found["gradient replicated, mean rate"] = (gradient_rank(kept, "replicated"), rate)
     return found
-
-
-def gradient_rank(kept: Mapping[str, Any], what: str = "beyond_edge") -> int:
-    """Directions of the gradient at the start, as a rank."""
-    return nearest_rank(float(np.log2(max(1.0, kept["spectra"][-1][what]))))
-
-
-def nearest_rank(doublings: float) -> int:
-    """The power of two from 1 to 256 that is nearest."""
-    return RANKS[int(np.clip(round(doublings), 0, len(RANKS) - 1))]
 
 
 @dataclass(frozen=True)
@@ -271,3 +274,60 @@ def told(every: Sequence[Case], measured: Mapping[str, Any]) -> list[Told]:
         for case in every
         for who, named in choosers(every, case, measured["sets"].get(case.name)).items()
     ]
+
+
+FORETOLD, THIRTY_TWO = "characteristics: rank; mean rate", "r=32, mean rate of the others"
+
+
+def summary(some: Sequence[Told]) -> dict[str, float]:
+    """Of one rule: means over data sets, with the worst case and the standard error over data sets of what is lost."""
+    known = [one.case for one in some]
+    lost_S = by_set(known, np.array([one.lost for one in some]))
+    return {
+        "sets": len(lost_S),
+        "cases": len(some),
+        "doublings_off": float(by_set(known, np.array([abs(one.rank_miss) for one in some])).mean()),
+        "doublings_off_worst": max(abs(one.rank_miss) for one in some),
+        "doublings_outside": float(by_set(known, np.array([one.outside for one in some])).mean()),
+        "decades_off": float(by_set(known, np.array([abs(one.axis - one.case.axis) for one in some])).mean()),
+        "lost": float(lost_S.mean()),
+        "lost_error": float(lost_S.std(ddof=1) / len(lost_S) ** 0.5) if len(lost_S) > 1 else float("nan"),
+        "lost_worst": max(one.lost for one in some),
+    }
+
+
+def less_lost(ours: Sequence[Told], theirs: Sequence[Told]) -> dict[str, float]:
+    """What ``ours`` loses less than ``theirs`` on the same cases: mean and standard error over data sets, percent of the gain."""
+    less_S = by_set([one.case for one in ours], np.array([b.lost - a.lost for a, b in zip(ours, theirs, strict=True)]))  # fmt: skip
+    return {"mean": float(less_S.mean()), "standard_error": float(less_S.std(ddof=1) / len(less_S) ** 0.5)}
+
+
+def prior(every: Sequence[Case], scored: Sequence[Told]) -> dict[str, Any]:
+    """What ``rightrank.priors.characteristics`` ships: the line of the rank over all sets outside the lockbox, and how such lines did."""
+    known = [case for case in every if not case.lockbox]
+    line = fit(known, chosen_features(known, CHEAP, doublings), doublings)
+    ours, theirs = (
+        [one for one in scored if one.who == who and not one.case.lockbox] for who in (FORETOLD, THIRTY_TWO)
+    )
+    mine, its = summary(ours), summary(theirs)
+    columns = zip(
+        line.names, line.mean_F, line.spread_F, line.slope_F, line.least_F, line.most_F, strict=True
+    )
+    keys = ("mean", "spread", "slope", "least", "most")
+    return {
+        "about": "log2 of the smallest rank within 1 % of the gain of the best, from the rows; misses are of data sets left out.",
+        "command": "python -m bench.characteristics fit --write",
+        "sets": sorted({case.name for case in known}),
+        "cases": len(known),
+        "tried": len(CHEAP),
+        "rank": {
+            "level": round(line.level, 3),
+            "features": {name: {k: round(float(v), 4) for k, v in zip(keys, values, strict=True)} for name, *values in columns},
+            "off": {"mean": round(mine["doublings_off"], 2), "worst": round(mine["doublings_off_worst"], 2)},
+        },
+        "lost": {
+            "foretold": {"mean": round(mine["lost"], 2), "worst": round(mine["lost_worst"], 2)},
+            "r=32": {"mean": round(its["lost"], 2), "worst": round(its["lost_worst"], 2)},
+            "less": {name: round(value, 3) for name, value in less_lost(ours, theirs).items()},
+        },
+    }  # fmt: skip

@@ -73,7 +73,9 @@ def measure(model: Any, examples: Sequence[TokenizedExample]) -> dict[str, Any]:
             kept.append(matrix.grad)
             matrix.grad = None
     every = np.concatenate(losses)
-    base = BaseLoss(float(every.mean()), float(every.std()), float(np.std([loss_T.mean() for loss_T in losses])))
+    base = BaseLoss(
+        float(every.mean()), float(every.std()), float(np.std([loss_T.mean() for loss_T in losses]))
+    )
     growth = [
         spectrum([torch.stack(kept[:blocks]) for kept in sums], np.array(tokens_B[:blocks]), len(rows) * blocks // BLOCKS)
         for blocks in (BLOCKS // 4, BLOCKS // 2, BLOCKS)

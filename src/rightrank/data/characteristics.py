@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import lzma
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from rightrank.data.tokens import TokenizedExample
 
 # Token ids are written in four bytes each, and the compressor is told so. A dictionary of 2**24 bytes holds 4 million tokens: all rows
-# see each other, which zlib's 32 KiB would not allow.
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 2**24, "lc": 0, "lp": 2, "pb": 2}]
+# see each other, which zlib's 32 KiB would not allow; its faster presets (1 to 3) miss what lies far back.
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**24, "lc": 0, "lp": 2, "pb": 2}]
+
+MOST_TOKENS = 300_000
+"""What a look takes in. Chosen: about what the recorded sets have, and a second or two."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,16 @@ def characteristics(examples: Sequence[TokenizedExample]) -> Characteristics:
         distinct_answers=len({answer.tobytes() for answer in answered}),
         copied_share=float(copied / max(1, pairs)),
     )  # fmt: skip
+
+
+def of_all(examples: Sequence[TokenizedExample], rows: int) -> Characteristics:
+    """Of ``rows`` such examples as the first of these, up to ``MOST_TOKENS`` of them: amounts grow with the rows, shares stay."""
+    ends_N = np.cumsum([len(example.token_ids_T) for example in examples])
+    looked = max(1, int(np.searchsorted(ends_N, MOST_TOKENS, side="right")))
+    one = characteristics(examples[:looked])
+    factor = rows / one.examples
+    amounts = ("tokens", "trained_tokens", "answer_bytes", "new_bytes", "distinct_answers")
+    return replace(one, examples=rows, **{name: round(getattr(one, name) * factor) for name in amounts})
 
 
 def compressed_bytes(parts: Iterable[Int32[np.ndarray, " T"]]) -> int:

@@ -18,6 +18,7 @@ from rightrank.estimates.words import (
     gain_lost,
     minutes,
     model_line,
+    rank_lines,
     recorded_line,
     resolvable_line,
     run_line,
@@ -70,6 +71,8 @@ def print_estimate(estimate: Estimate, console: Console, command: str = "") -> N
         _say(console, f"Unsure: {doubt}.", "dim")
     console.print()
     for line in time_lines(estimate):
+        _say(console, line)
+    for line in rank_lines(estimate.foretold):
         _say(console, line)
     _say(console, floor_line(estimate))
     if not estimate.no_answer:

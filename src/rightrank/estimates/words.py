@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Range,
         Setting,
     )
+    from rightrank.priors.characteristics import Foretold
 
 
 def data_lines(data: DataProfile) -> list[str]:
@@ -86,6 +87,26 @@ def floor_line(estimate: Estimate) -> str:
     rank = estimate.floor.rank
     said = "less than rank 1" if rank < 1 else f"rank {rank:.0f}" if rank >= 10 else f"rank {rank:.1f}"
     return f"Capacity: the trained tokens fit into {said} ({estimate.floor.source}). {estimate.floor.caution}"
+
+
+def rank_lines(found: Foretold | None) -> list[str]:
+    """The rank that the rows let one expect, what moves it, and whether that is better than r=32."""
+    if found is None:
+        return []
+    first = (
+        f"Smallest rank within 1 % of the best: about {found.rank}, {found.low} to {found.high} (an estimate; on {found.sets} recorded data"
+        f" sets, each foretold from the others, off by {found.off_mean:.1f} doublings on average, {found.off_worst:.1f} at most)."
+    )
+    causes = [(found.up, "Raised"), (found.down, "Lowered")]
+    moved = [
+        f"{verb} here by {' and '.join(words)} than on average there." for words, verb in causes if words
+    ]
+    second = " ".join(moved) or "In what moves it your rows are like those on average."
+    if not found.used:
+        second = f"Nothing about your rows moves it: none of {found.tried} characteristics foretold better than those sets' mean."
+    against = f"{found.lost:.1f} % of the gain lost there, {found.lost_32:.1f} % at r=32"
+    third = f"It beat r=32: {against}." if found.better else f"It does not beat r=32: {against}."
+    return [f"{first} {second} {third}"]
 
 
 def resolvable_line(estimate: Estimate) -> str:
