@@ -1,6 +1,6 @@
 """What the benchmark's data sets look like, and how well that foretells the rank and the learning rate that were best.
 
-    python -m bench.characteristics MODEL DATA_DIR [--sets nl2bash,klingon,…] [--no-gradients]
+    python -m bench.characteristics MODEL DATA_DIR [--sets nl2bash,klingon,…] [--gradient-rows 128]
     python -m bench.characteristics show
     python -m bench.characteristics fit [--folder bench/surfaces] [--write]
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from bench.design import DataSet
 
 KEPT = Path(__file__).parent / "results" / "characteristics.json"
+AT_ROWS = 128
+"""Rows that gradients are compared on: their directions grow with the rows."""
 RANKS = tuple(2**i for i in range(9))
 PRIOR = Path(priors.__file__).parent / "characteristics.json"
 ABOUT = (
@@ -48,7 +50,13 @@ def read(path: Path = KEPT) -> dict[str, Any]:
 
 def gradient_rank(known: Mapping[str, Any], what: str = "beyond_edge") -> int:
     """Directions of the gradient at the start, as a rank."""
-    return nearest_rank(math.log2(max(1.0, known["spectra"][-1][what])))
+    return nearest_rank(math.log2(max(1.0, spectrum_of(known)[what])))
+
+
+def spectrum_of(known: Mapping[str, Any]) -> dict[str, Any]:
+    """On ``AT_ROWS`` rows, or the nearest to it."""
+    found: dict[str, Any] = min(known["spectra"], key=lambda one: abs(one["rows"] - AT_ROWS))
+    return found
 
 
 def nearest_rank(doublings: float) -> int:
@@ -65,8 +73,8 @@ def sizes_of(tokenizer: object, data_set: DataSet, folder: Path) -> tuple[dict[s
     return {str(size): asdict(characteristics(data.train[:size])) for size in sizes}, data.train[: sizes[0]]
 
 
-def measure(model: str, folder: Path, names: list[str], *, gradients: bool) -> None:
-    """Add what is missing to the file, a data set at a time."""
+def measure(model: str, folder: Path, names: list[str], rows_of_gradients: int) -> None:
+    """Add what is missing to the file, a data set at a time. ``rows_of_gradients``: 0 for none."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -88,9 +96,9 @@ def measure(model: str, folder: Path, names: list[str], *, gradients: bool) -> N
         sizes, rows = sizes_of(tokenizer, SETS[name], folder)
         known = kept["sets"].setdefault(name, {})
         known |= {"lockbox": SETS[name].lockbox, "sizes": sizes}
-        if gradients and "spectra" not in known:
+        if rows_of_gradients and "spectra" not in known:
             began = time.monotonic()
-            known |= of_gradients(base, rows)
+            known |= of_gradients(base, rows, rows_of_gradients)
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
@@ -131,7 +139,6 @@ def report(folder: Path, *, write: bool) -> list[str]:
 
     measured = read()
     every = f.cases(folder, measured)
-    known = [case for case in every if not case.lockbox]
     scored = f.told(every, measured)
     found = [f"{len(every)} cases of {len({c.name for c in every})} data sets", ""]
     for case in every:
@@ -163,11 +170,16 @@ def report(folder: Path, *, write: bool) -> list[str]:
                     f"{who:45}{s['doublings_off']:12.2f} ({s['doublings_outside']:5.2f}){s['decades_off']:9.2f}  {s['lost']:6.2f}"
                     f" ± {s['lost_error']:.2f} ({s['lost_worst']:.2f}), {s['cases']} cases"
                 )
-    for target in (f.doublings, f.axis):
-        chosen = f.chosen_features(known, f.CHEAP, target)
-        found.append(f"Kept for {target.__name__}: {', '.join(chosen) or 'none, the mean'}")
+    ships = f.prior(every, scored)
+    for what in ("rank", "learning_rate"):
+        found.append(
+            f"Ships for the {what}: {', '.join(ships[what]['features']) or 'the mean of the sets'}; {ships[what]['off']} off"
+        )
+    found.append(f"Less lost than r=32 at the same rate: {ships['less_lost_than_r_32']}")
+    by = {w: [o for o in scored if o.who == w and not o.case.lockbox] for w in (f.THIRTY_TWO, f.PLAIN)}
+    found.append(f"Less lost by the rate foretold, at r=32: {f.less_lost(by[f.THIRTY_TWO], by[f.PLAIN])}")
     if write:
-        PRIOR.write_text(json.dumps(f.prior(every, scored), indent=1) + "\n", encoding="utf-8")
+        PRIOR.write_text(json.dumps(ships, indent=1) + "\n", encoding="utf-8")
         found.append(f"Written: {PRIOR.name}")
     return found
 
@@ -188,9 +200,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--no-gradients", action="store_true")
+    parser.add_argument("--gradient-rows", type=int, default=AT_ROWS, help="rows for gradients; 0: none")
     chosen = parser.parse_args()
-    measure(chosen.model, chosen.data, chosen.sets.split(","), gradients=not chosen.no_gradients)
+    measure(chosen.model, chosen.data, chosen.sets.split(","), chosen.gradient_rows)
 
 
 if __name__ == "__main__":

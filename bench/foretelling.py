@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.characteristics import RANKS, gradient_rank, nearest_rank
+from bench.characteristics import RANKS, gradient_rank, nearest_rank, spectrum_of
 from bench.rivals import AXES, PARAMETERS_PER_RANK, rank_by_rows
 from bench.tables import surfaces
 from bench.truth import Truth
@@ -25,7 +25,7 @@ from rightrank.probe.ladder import GUIDE_LEARNING_RATE
 from rightrank.recipe import equivalent_learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from jaxtyping import Float
@@ -40,10 +40,9 @@ SHRINKING = 4.0
 """A slope counts as if so many data sets had shown none. Chosen beforehand: half of what five sets show is believed."""
 WITHOUT_WEIGHTS = ("rows_seen", "epochs", "tokens_a_row", "new_bytes", "new_bits_a_token", "distinct_share", "copied_share")  # fmt: skip
 WITH_WEIGHTS = ("base_loss", "base_spread", "replicated", "beyond_edge", "signal_share")
-TRIED = (*((name,) for name in (*WITHOUT_WEIGHTS, *WITH_WEIGHTS)), ("rows_seen", "tokens_a_row"),
-         ("rows_seen", "new_bits_a_token"), ("tokens_a_row", "new_bits_a_token"), WITHOUT_WEIGHTS)  # fmt: skip
-CHEAP = tuple((name,) for name in WITHOUT_WEIGHTS)
-"""What may be kept: a single characteristic, since a handful of data sets bears no more."""
+MOST_FEATURES = 2
+"""Chosen: a handful of data sets bears no more."""
+TRIED = tuple((name,) for name in (*WITHOUT_WEIGHTS, *WITH_WEIGHTS))
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def with_weights(known: Mapping[str, Any]) -> dict[str, float]:
     """Features that need the model's weights, of a data set, on its first rows; none where they were not measured."""
     if "spectra" not in known:
         return {}
-    whole = known["spectra"][-1]
+    whole = spectrum_of(known)
     return {
         "base_loss": known["base"]["nats_a_token"],
         "base_spread": known["base"]["spread_tokens"],
@@ -170,23 +169,21 @@ def misses(every: Sequence[Case], names: tuple[str, ...], target: Target) -> Flo
     return np.array([lines[c.name].of(c.features) - target(c) for c in every])
 
 
-def chosen_features(
-    known: Sequence[Case], among: Iterable[tuple[str, ...]], target: Target
-) -> tuple[str, ...]:
-    """The features whose misses are smallest within ``known``, sets left out in turn.
+def chosen_features(known: Sequence[Case], among: Sequence[str], target: Target) -> tuple[str, ...]:
+    """Characteristics added one by one, that of the smallest misses within ``known`` (sets left out in turn) first.
 
-    None where they are not below the mean's by more than a standard error over the sets.
+    None is added where misses do not fall by more than a standard error over the sets.
     """
-    mean_S = by_set(known, np.abs(misses(known, (), target)))
     found: tuple[str, ...] = ()
-    least = float(mean_S.mean())
-    for names in among:
-        if not all(name in case.features for name in names for case in known):
-            continue
-        miss_S = by_set(known, np.abs(misses(known, names, target)))
-        better_S = mean_S - miss_S
-        if miss_S.mean() < least and better_S.mean() > better_S.std(ddof=1) / len(better_S) ** 0.5:
-            found, least = names, float(miss_S.mean())
+    miss_S = by_set(known, np.abs(misses(known, found, target)))
+    while len(found) < MOST_FEATURES:
+        tried = [(*found, name) for name in among if name not in found]
+        scored = [(by_set(known, np.abs(misses(known, names, target))), names) for names in tried]
+        least_S, names = min(scored, key=lambda one: float(one[0].mean()))
+        better_S = miss_S - least_S
+        if better_S.mean() <= better_S.std(ddof=1) / len(better_S) ** 0.5:
+            break
+        found, miss_S = names, least_S
     return found
 
 
@@ -208,6 +205,14 @@ def axis(case: Case) -> float:
     return case.axis
 
 
+PLAIN, THIRTY_TWO = "r=32, mean rate of the others", "r=32, rate foretold"
+
+
+def rule(*, by_rank: bool, by_rate: bool) -> str:
+    """What a rule is called that foretells by characteristics, or else by the mean of the others."""
+    return f"rank {'foretold' if by_rank else 'mean'}, rate {'foretold' if by_rate else 'mean'}"
+
+
 Named = tuple[int, float]
 """A rank and the log10 of a learning rate."""
 
@@ -221,20 +226,24 @@ def choosers(every: Sequence[Case], case: Case, kept: dict[str, Any] | None) -> 
     """What every rule names for ``case``; ``kept``: of its data set, for the gradient's rank."""
     known = left_out(every, case)
     rate = fit(known, (), axis).level
-    rank_line, rate_line = (fit(known, chosen_features(known, CHEAP, of), of) for of in (doublings, axis))
     by_rows = rank_by_rows(case.surface.whole)
     tokens = case.trained_tokens * case.surface.epochs / PARAMETERS_PER_RANK
-    foretold_rank, foretold_rate = nearest_rank(rank_line.of(case.features)), rate_line.of(case.features)
-    found = {
-        "r=32, mean rate of the others": (32, rate),
-        "mean rank and rate of the others": (nearest_rank(fit(known, (), doublings).level), rate),
-        "characteristics: rank and rate": (foretold_rank, foretold_rate),
-        "characteristics: rank; mean rate": (foretold_rank, rate),
-        "r=32; characteristics: rate": (32, foretold_rate),
+    found: dict[str, Named] = {PLAIN: (32, rate)}
+    for by_rank in (False, True):
+        for by_rate in (False, True):
+            lines = [
+                fit(known, chosen_features(known, WITHOUT_WEIGHTS, of) if chosen else (), of).of(
+                    case.features
+                )
+                for chosen, of in ((by_rank, doublings), (by_rate, axis))
+            ]
+            found[rule(by_rank=by_rank, by_rate=by_rate)] = (nearest_rank(lines[0]), lines[1])
+            found[THIRTY_TWO] = (32, lines[1])
+    found |= {
         "rows decide the rank, mean rate": (by_rows, rate),
         "rows decide the rank, guides' rate": (by_rows, guides_axis(by_rows)),
         "a parameter for every token, mean rate": (next((r for r in RANKS if r >= tokens), RANKS[-1]), rate),
-    }  # fmt: skip
+    }
     if kept and "spectra" in kept:
         found["gradient beyond the edge, mean rate"] = (gradient_rank(kept), rate)
         found["gradient replicated, mean rate"] = (gradient_rank(kept, "replicated"), rate)
@@ -254,6 +263,11 @@ class Told:
     def rank_miss(self) -> float:
         """Doublings above the middle of the smallest equivalent ranks; negative: below."""
         return float(np.log2(self.rank)) - self.case.doublings
+
+    @property
+    def rate_miss(self) -> float:
+        """Decades above the best learning rate."""
+        return self.axis - self.case.axis
 
     @property
     def outside(self) -> float:
@@ -276,9 +290,6 @@ def told(every: Sequence[Case], measured: Mapping[str, Any]) -> list[Told]:
     ]
 
 
-FORETOLD, THIRTY_TWO = "characteristics: rank; mean rate", "r=32, mean rate of the others"
-
-
 def summary(some: Sequence[Told]) -> dict[str, float]:
     """Of one rule: means over data sets, with the worst case and the standard error over data sets of what is lost."""
     known = [one.case for one in some]
@@ -286,10 +297,10 @@ def summary(some: Sequence[Told]) -> dict[str, float]:
     return {
         "sets": len(lost_S),
         "cases": len(some),
-        "doublings_off": float(by_set(known, np.array([abs(one.rank_miss) for one in some])).mean()),
+        "doublings_off": _mean_off(some, "rank_miss"),
         "doublings_off_worst": max(abs(one.rank_miss) for one in some),
         "doublings_outside": float(by_set(known, np.array([one.outside for one in some])).mean()),
-        "decades_off": float(by_set(known, np.array([abs(one.axis - one.case.axis) for one in some])).mean()),
+        "decades_off": _mean_off(some, "rate_miss"),
         "lost": float(lost_S.mean()),
         "lost_error": float(lost_S.std(ddof=1) / len(lost_S) ** 0.5) if len(lost_S) > 1 else float("nan"),
         "lost_worst": max(one.lost for one in some),
@@ -303,31 +314,46 @@ def less_lost(ours: Sequence[Told], theirs: Sequence[Told]) -> dict[str, float]:
 
 
 def prior(every: Sequence[Case], scored: Sequence[Told]) -> dict[str, Any]:
-    """What ``rightrank.priors.characteristics`` ships: the line of the rank over all sets outside the lockbox, and how such lines did."""
+    """What ``rightrank.priors.characteristics`` ships: rank and learning rate over all sets outside the lockbox, each by characteristics
+    where that missed less than the mean of the others did on sets left out, and how such rules did there."""
     known = [case for case in every if not case.lockbox]
-    line = fit(known, chosen_features(known, CHEAP, doublings), doublings)
-    ours, theirs = (
-        [one for one in scored if one.who == who and not one.case.lockbox] for who in (FORETOLD, THIRTY_TWO)
-    )
-    mine, its = summary(ours), summary(theirs)
-    columns = zip(
-        line.names, line.mean_F, line.spread_F, line.slope_F, line.least_F, line.most_F, strict=True
-    )
-    keys = ("mean", "spread", "slope", "least", "most")
+    by_rule: dict[str, list[Told]] = {}
+    for one in scored:
+        if not one.case.lockbox:
+            by_rule.setdefault(one.who, []).append(one)
+    plain, full = (by_rule[rule(by_rank=told, by_rate=told)] for told in (False, True))
+    kept = {"by_rank": _mean_off(full, "rank_miss") < _mean_off(plain, "rank_miss"),
+            "by_rate": _mean_off(full, "rate_miss") < _mean_off(plain, "rate_miss")}  # fmt: skip
+    ours = by_rule[rule(**kept)]
+    theirs = by_rule[THIRTY_TWO if kept["by_rate"] else PLAIN]
+    lost = {"foretold": summary(ours), "r=32": summary(theirs)}
     return {
-        "about": "log2 of the smallest rank within 1 % of the gain of the best, from the rows; misses are of data sets left out.",
+        "about": "From rows and recipe: log2 of the smallest rank within 1 % of the gain of the best, log10 of the best learning rate.",
         "command": "python -m bench.characteristics fit --write",
         "sets": sorted({case.name for case in known}),
         "cases": len(known),
-        "tried": len(CHEAP),
-        "rank": {
-            "level": round(line.level, 3),
-            "features": {name: {k: round(float(v), 4) for k, v in zip(keys, values, strict=True)} for name, *values in columns},
-            "off": {"mean": round(mine["doublings_off"], 2), "worst": round(mine["doublings_off_worst"], 2)},
-        },
-        "lost": {
-            "foretold": {"mean": round(mine["lost"], 2), "worst": round(mine["lost_worst"], 2)},
-            "r=32": {"mean": round(its["lost"], 2), "worst": round(its["lost_worst"], 2)},
-            "less": {name: round(value, 3) for name, value in less_lost(ours, theirs).items()},
-        },
+        "tried": len(WITHOUT_WEIGHTS),
+        "rank": _stored(known, doublings, [one.rank_miss for one in ours], chosen=kept["by_rank"]),
+        "learning_rate": _stored(known, axis, [one.rate_miss for one in ours], chosen=kept["by_rate"]),
+        "lost": {who: {k: round(lost[who][k], 2) for k in ("lost", "lost_error", "lost_worst")} for who in lost},
+        "less_lost_than_r_32": {k: round(v, 3) for k, v in less_lost(ours, theirs).items()},
     }  # fmt: skip
+
+
+def _mean_off(some: Sequence[Told], what: str) -> float:
+    return float(by_set([one.case for one in some], np.array([abs(getattr(one, what)) for one in some])).mean())  # fmt: skip
+
+
+def _stored(
+    known: Sequence[Case], target: Target, misses_N: Sequence[float], *, chosen: bool
+) -> dict[str, Any]:
+    """The line over all of ``known``, and how far such lines were off on sets left out."""
+    line = fit(known, chosen_features(known, WITHOUT_WEIGHTS, target) if chosen else (), target)
+    keys = ("mean", "spread", "slope", "least", "most")
+    columns = zip(line.names, line.mean_F, line.spread_F, line.slope_F, line.least_F, line.most_F, strict=True)  # fmt: skip
+    features = {
+        name: {k: round(float(v), 4) for k, v in zip(keys, values, strict=True)} for name, *values in columns
+    }
+    off_N = np.abs(misses_N)
+    off = {"mean": round(float(by_set(known, off_N).mean()), 3), "worst": round(float(off_N.max()), 3)}
+    return {"level": round(line.level, 4), "features": features, "off": off}

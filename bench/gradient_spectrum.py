@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LAYERS = (1 / 3, 2 / 3, 1.0)
 """Depths of the layers looked at, as shares of all. Chosen: the first third is left out, since the backward pass down there costs most."""
-ROWS, BLOCKS, BATCH = 256, 32, 4
+ROWS, BLOCKS, BATCH = 128, 32, 4
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class BaseLoss:
     """Standard deviation over the examples' means."""
 
 
-def measure(model: Any, examples: Sequence[TokenizedExample]) -> dict[str, Any]:
-    """Base loss and spectra (on a quarter, a half and all of the rows) of the first ``ROWS`` of ``examples``."""
-    rows = examples[: min(ROWS, len(examples) // BLOCKS * BLOCKS)]
+def measure(model: Any, examples: Sequence[TokenizedExample], most: int = ROWS) -> dict[str, Any]:
+    """Base loss and spectra (on a quarter, a half and all of the rows) of the first ``most`` of ``examples``, a multiple of ``BLOCKS``."""
+    rows = examples[: min(most, len(examples) // BLOCKS * BLOCKS)]
     matrices = target_matrices(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)

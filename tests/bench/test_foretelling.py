@@ -9,7 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 from bench.characteristics import gradient_rank, nearest_rank
-from bench.foretelling import SHRINKING, Case, Told, at_size, chosen_features, fit, left_out, misses, summary
+from bench.foretelling import (
+    PLAIN,
+    SHRINKING,
+    THIRTY_TWO,
+    Case,
+    Told,
+    at_size,
+    chosen_features,
+    fit,
+    left_out,
+    misses,
+    prior,
+    rule,
+    summary,
+)
 from bench.invented import Truth as Planted
 from bench.invented import invented
 from bench.rivals import Purse, by_gradient, rank_by_rows
@@ -51,8 +65,33 @@ def test_nothing_is_learnt_from_the_set_foretold_nor_from_the_lockbox() -> None:
 def test_a_characteristic_is_kept_where_it_tells_and_noise_is_not() -> None:
     rng = np.random.default_rng(1)
     told = [case(str(i), x := rng.normal(), 3 * x, noise=rng.normal()) for i in range(8)]
-    assert chosen_features(told, [("noise",), ("x",)], y) == ("x",)
-    assert chosen_features(told, [("noise",)], y) == ()
+    assert chosen_features(told, ["noise", "x"], y) == ("x",)
+    assert chosen_features(told, ["noise"], y) == ()
+
+
+def test_each_of_rank_and_rate_ships_by_characteristics_only_where_that_missed_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Six sets: the characteristic tells the learning rate and nothing of the rank, on which the rule that uses it is made to miss."""
+    xs = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0]
+    every: Any = [case(f"set {i}", x, 0.0) for i, x in enumerate(xs)]
+    scored: list[Any] = []
+    for i, one in enumerate(every):
+        one.doublings, one.axis, one.ranks = float(2 + i % 2), -3 + 0.3 * one.features["x"], [1, 256]
+        names = {rule(by_rank=r, by_rate=t): (r, t) for r in (False, True) for t in (False, True)}
+        for who, (by_rank, by_rate) in {**names, THIRTY_TWO: (False, True), PLAIN: (False, False)}.items():
+            told = Told(one, who, 64 if by_rank else 4, one.axis + (0.05 if by_rate else 0.3))
+            told.__dict__["lost"] = 1.0 + i / 10 + (0.5 if who == rule(by_rank=False, by_rate=True) else 0)
+            scored.append(told)
+    monkeypatch.setattr(foretelling, "WITHOUT_WEIGHTS", ("x", "noise"))
+    ships = prior(every, scored)
+    assert ships["rank"]["features"] == {}
+    assert ships["rank"]["level"] == 2.5
+    assert list(ships["learning_rate"]["features"]) == ["x"]
+    assert ships["learning_rate"]["off"] == {"mean": 0.05, "worst": 0.05}
+    assert ships["lost"]["foretold"]["lost"] == 1.75
+    assert ships["lost"]["r=32"]["lost"] == 1.25
+    assert ships["less_lost_than_r_32"] == {"mean": -0.5, "standard_error": 0.0}
 
 
 def test_a_size_is_a_surface_of_its_own() -> None:
@@ -97,7 +136,7 @@ def test_misses_in_doublings_and_means_over_sets() -> None:
 def test_rules_by_hand() -> None:
     assert [rank_by_rows(n) for n in (999, 1_000, 10_000, 100_000)] == [8, 16, 32, 64]
     assert [nearest_rank(x) for x in (-3.0, 1.4, 4.6, 20.0)] == [1, 2, 32, 256]
-    known = {"spectra": [{"beyond_edge": 3.0}, {"beyond_edge": 40.0}]}
+    known = {"spectra": [{"rows": 32, "beyond_edge": 3.0}, {"rows": 128, "beyond_edge": 40.0}]}
     assert gradient_rank(known) == 32
 
 

@@ -10,6 +10,7 @@ import torch
 from bench.gradient_spectrum import ROWS, measure, spectrum, target_matrices
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench import gradient_spectrum
 from rightrank.data import TokenizedExample
 
 BLOCKS, OUT, IN = 32, 48, 64
@@ -57,7 +58,10 @@ def tiny() -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=50, num_key_value_heads=1, **shape)).eval()
 
 
-def test_base_loss_and_gradients_are_the_models_own(tiny: Any) -> None:
+def test_base_loss_and_gradients_are_the_models_own(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    own = gradient_spectrum.spectrum
+    monkeypatch.setattr(gradient_spectrum, "spectrum", lambda *given: seen.append(given) or own(*given))
     rng = np.random.default_rng(0)
     rows = []
     for _ in range(ROWS):
@@ -80,4 +84,9 @@ def test_base_loss_and_gradients_are_the_models_own(tiny: Any) -> None:
     assert found["base"]["spread_tokens"] == pytest.approx(every.std(), rel=1e-3)
     assert found["base"]["spread_examples"] == pytest.approx(np.std([x.mean() for x in losses]), rel=1e-3)
     assert [one["rows"] for one in found["spectra"]] == [ROWS // 4, ROWS // 2, ROWS]
-    assert len(target_matrices(tiny)) == 3 * 7
+    sums, tokens_B, _ = seen[-1]
+    assert tokens_B.sum() == len(every)
+    matrices = target_matrices(tiny)
+    assert len(matrices) == len(sums) == 3 * 7
+    for matrix, sum_BOI in zip(matrices, sums, strict=True):
+        torch.testing.assert_close(sum_BOI.sum(0), matrix.grad, rtol=1e-3, atol=1e-4)

@@ -157,7 +157,7 @@ def assemble(
         no_answer=cautions.too_few_rows(profile),
         cautions=tuple(said),
         characteristics=looks,
-        foretold=None if like.outside else foretold(looks.features(recipe.epochs), shape.widest_rank),
+        foretold=None if like.outside else foretold(looks.features(recipe.epochs), shape.widest_rank, like),
         notes=(*request.notes, *data.notes),
     )
 

@@ -15,10 +15,10 @@ from rightrank.estimates.words import (
     cost_line,
     data_lines,
     floor_line,
+    foretold_lines,
     gain_lost,
     minutes,
     model_line,
-    rank_lines,
     recorded_line,
     resolvable_line,
     run_line,
@@ -72,7 +72,7 @@ def print_estimate(estimate: Estimate, console: Console, command: str = "") -> N
     console.print()
     for line in time_lines(estimate):
         _say(console, line)
-    for line in rank_lines(estimate.foretold):
+    for line in foretold_lines(estimate.foretold):
         _say(console, line)
     _say(console, floor_line(estimate))
     if not estimate.no_answer:
