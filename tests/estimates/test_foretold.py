@@ -86,7 +86,7 @@ def test_a_line_without_characteristics_is_the_mean_and_says_so(known: dict[str,
     known["rank"]["features"] = {}
     found = foretold(FEATURES, 256, SAME)
     assert (found.rank.value, found.rank.up, found.rank.down) == (4, (), ())
-    assert "Nothing about your rows moves it: none of 7 characteristics" in foretold_lines(found)[0]
+    assert "Nothing about your rows moves it: choosing among 7 characteristics" in foretold_lines(found)[0]
     assert foretold_lines(None) == []
 
 

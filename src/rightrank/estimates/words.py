@@ -108,7 +108,7 @@ def foretold_lines(found: Foretold | None) -> list[str]:
 def _moved(guess: Guess, tried: int) -> str:
     """What in the rows and the recipe moves a guess."""
     if not guess.used:
-        return f"Nothing about your rows moves it: none of {tried} characteristics foretold better than those sets' mean."
+        return f"Nothing about your rows moves it: choosing among {tried} characteristics foretold no better than those sets' mean."
     causes = [(guess.up, "Raised"), (guess.down, "Lowered")]
     moved = [
         f"{verb} here by {' and '.join(words)} than on average there." for words, verb in causes if words
