@@ -73,7 +73,7 @@ def sizes_of(tokenizer: object, data_set: DataSet, folder: Path) -> tuple[dict[s
     return {str(size): asdict(characteristics(data.train[:size])) for size in sizes}, data.train[: sizes[0]]
 
 
-def measure(model: str, folder: Path, names: list[str], rows_of_gradients: int) -> None:
+def measure(model: str, folder: Path, names: list[str], rows_of_gradients: int, called: str) -> None:
     """Add what is missing to the file, a data set at a time. ``rows_of_gradients``: 0 for none."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -86,7 +86,7 @@ def measure(model: str, folder: Path, names: list[str], rows_of_gradients: int) 
     kept = read() if KEPT.exists() else {"sets": {}}
     kept |= {
         "about": ABOUT,
-        "model": Path(model).name if base.config.name_or_path == model else base.config.name_or_path,
+        "model": called,
         "hidden": base.config.hidden_size,
         "layers": base.config.num_hidden_layers,
         "versions": versions(),
@@ -199,10 +199,11 @@ def main() -> None:
         return
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
+    parser.add_argument("--called", default="SmolLM2-135M-Instruct", help="the model's name")
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--gradient-rows", type=int, default=AT_ROWS, help="rows for gradients; 0: none")
     chosen = parser.parse_args()
-    measure(chosen.model, chosen.data, chosen.sets.split(","), chosen.gradient_rows)
+    measure(chosen.model, chosen.data, chosen.sets.split(","), chosen.gradient_rows, chosen.called)
 
 
 if __name__ == "__main__":
