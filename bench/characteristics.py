@@ -6,7 +6,8 @@
 
 The first measures ``bench/results/characteristics.json``: what needs no weights (``rightrank.data.characteristics``) for every recorded
 size, base loss and the gradient's spectrum at the start (``bench.gradient_spectrum``) on the first rows; on a CPU, minutes a data set.
-What is there already is not measured again. The second prints it. The third fits and scores (``bench.foretelling``), offline.
+What is there already is not measured again. The second prints it. The third fits (``bench.foretelling``) and
+scores (``bench.told``), offline.
 """
 
 from __future__ import annotations
@@ -136,10 +137,11 @@ def show() -> list[str]:
 def report(folder: Path, *, write: bool) -> list[str]:
     """Every rule's score, and what characteristics foretell one by one; ``write``: keep the line that ships."""
     from bench import foretelling as f
+    from bench import told as t
 
     measured = read()
     every = f.cases(folder, measured)
-    scored = f.told(every, measured)
+    scored = t.told(every, measured)
     found = [f"{len(every)} cases of {len({c.name for c in every})} data sets", ""]
     for case in every:
         found.append(
@@ -165,19 +167,19 @@ def report(folder: Path, *, write: bool) -> list[str]:
         for who in dict.fromkeys(one.who for one in scored):
             some = [one for one in scored if one.who == who and one.case.lockbox == lockbox]
             if some:
-                s = f.summary(some)
+                s = t.summary(some)
                 found.append(
                     f"{who:45}{s['doublings_off']:12.2f} ({s['doublings_outside']:5.2f}){s['decades_off']:9.2f}  {s['lost']:6.2f}"
                     f" ± {s['lost_error']:.2f} ({s['lost_worst']:.2f}), {s['cases']} cases"
                 )
-    ships = f.prior(every, scored)
+    ships = t.prior(every, scored)
     for what in ("rank", "learning_rate"):
         found.append(
             f"Ships for the {what}: {', '.join(ships[what]['features']) or 'the mean of the sets'}; {ships[what]['off']} off"
         )
     found.append(f"Less lost than r=32 at the same rate: {ships['less_lost_than_r_32']}")
-    by = {w: [o for o in scored if o.who == w and not o.case.lockbox] for w in (f.THIRTY_TWO, f.PLAIN)}
-    found.append(f"Less lost by the rate foretold, at r=32: {f.less_lost(by[f.THIRTY_TWO], by[f.PLAIN])}")
+    by = {w: [o for o in scored if o.who == w and not o.case.lockbox] for w in (t.THIRTY_TWO, t.PLAIN)}
+    found.append(f"Less lost by the rate foretold, at r=32: {t.less_lost(by[t.THIRTY_TWO], by[t.PLAIN])}")
     if write:
         PRIOR.write_text(json.dumps(ships, indent=1) + "\n", encoding="utf-8")
         found.append(f"Written: {PRIOR.name}")

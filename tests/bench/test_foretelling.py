@@ -9,27 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from bench.characteristics import gradient_rank, nearest_rank
-from bench.foretelling import (
-    PLAIN,
-    SHRINKING,
-    THIRTY_TWO,
-    Case,
-    Told,
-    at_size,
-    chosen_features,
-    fit,
-    left_out,
-    misses,
-    prior,
-    rule,
-    summary,
-)
+from bench.foretelling import SHRINKING, Case, at_size, chosen_features, fit, left_out, misses
 from bench.invented import Truth as Planted
 from bench.invented import invented
 from bench.rivals import Purse, by_gradient, rank_by_rows
+from bench.told import PLAIN, THIRTY_TWO, Told, prior, rule, summary
 from bench.truth import Truth
 
 from bench import foretelling
+from bench import told as told_by
 
 
 def case(name: str, x: float, y: float, *, lockbox: bool = False, noise: float = 0.0) -> Any:
@@ -83,7 +71,7 @@ def test_each_of_rank_and_rate_ships_by_characteristics_only_where_that_missed_l
             told = Told(one, who, 64 if by_rank else 4, one.axis + (0.05 if by_rate else 0.3))
             told.__dict__["lost"] = 1.0 + i / 10 + (0.5 if who == rule(by_rank=False, by_rate=True) else 0)
             scored.append(told)
-    monkeypatch.setattr(foretelling, "WITHOUT_WEIGHTS", ("x", "noise"))
+    monkeypatch.setattr(told_by, "WITHOUT_WEIGHTS", ("x", "noise"))
     ships = prior(every, scored)
     assert ships["rank"]["features"] == {}
     assert ships["rank"]["level"] == 2.5
