@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bench.characteristics import KEPT, gradient_rank, read
 from bench.design import RATES
 from bench.replay import FORWARD_SHARE, HIDDEN, Runs, run_price
 from rightrank.probe.ladder import GUIDE_LEARNING_RATE, prior_learning_rate
@@ -97,9 +98,23 @@ def best_fixed(others: Sequence[Truth]) -> tuple[int, float]:
 
 def by_rows(purse: Purse) -> Named | None:
     """Fewer than 1,000 rows: 8; 10,000: 16; 100,000: 32; else 64. At the guides' alpha and learning rate."""
-    rows = purse.surface.whole
-    rank = 8 if rows < 1_000 else 16 if rows < 10_000 else 32 if rows < 100_000 else 64
-    return guide(rank)(purse)
+    return guide(rank_by_rows(purse.surface.whole))(purse)
+
+
+def rank_by_rows(rows: int) -> int:
+    """The usual thresholds."""
+    return 8 if rows < 1_000 else 16 if rows < 10_000 else 32 if rows < 100_000 else 64
+
+
+def by_gradient(axis: float) -> Callable[[Purse], Named | None]:
+    """As many ranks as the untrained model's gradient has directions beyond the Marchenko-Pastur edge of its noise, at the best fixed
+    learning rate of the other sets. From what ``bench.characteristics`` kept; one pass over the first rows, not counted as cost."""
+
+    def choose(purse: Purse) -> Named | None:
+        known = read()["sets"].get(purse.surface.name, {}) if KEPT.exists() else {}
+        return Named(gradient_rank(known), axis, 0.0) if "spectra" in known else None
+
+    return choose
 
 
 def capacity(axis: float) -> Callable[[Purse], Named | None]:
@@ -206,6 +221,7 @@ def rivals(others: Sequence[Truth]) -> dict[str, Callable[[Purse], Named | None]
         rank, axis = best_fixed(others)
         found["best fixed setting of the other sets"] = fixed(rank, axis)
         found["a parameter for every token"] = capacity(axis)
+        found["gradient directions beyond the edge"] = by_gradient(axis)
     found |= {f"r={r}, budget on its learning rate": tune_rate(r) for r in (32, 64)}
     found |= {
         "random search": random_search(0),

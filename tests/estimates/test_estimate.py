@@ -14,7 +14,9 @@ from rightrank import Recipe
 from rightrank.bank.memory import GIB
 from rightrank.errors import ConfigurationError, ModelError
 from rightrank.estimates.costs import _probe_minutes, capacity_floor, memory_model, this_machine
+from rightrank.estimates.estimation import likeness_of
 from rightrank.priors import grids
+from rightrank.priors.characteristics import foretold
 from rightrank.probe.plan import Job, Speed, make_plan
 from small_run import save_rows, small_rows
 
@@ -61,8 +63,27 @@ def test_every_number_by_hand(bare: str, rows: Path) -> None:
     assert found.floor.rank == pytest.approx(320 / 2 / model.parameters_per_rank)
     assert "your run has 40 steps; the recorded runs had 300 to 600" in found.outside
     assert [s.learning_rate for s in found.settings if s.kind == "rank"] == [None] * 3
+    looks = found.characteristics
+    assert (looks.examples, looks.tokens, looks.trained_tokens) == (80, 80 * 14, 80 * 4)
+    assert found.foretold is None  # too unlike all that was recorded
+    assert "Smallest rank within" not in str(found)
     assert "10 rows would score, and 30 are the least" in found.no_answer
     assert any("only 40 optimiser steps" in caution for caution in found.cautions)
+
+
+def test_rank_and_learning_rate_are_foretold_where_recorded_runs_are_like_this_one(
+    bare: str, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "OUTSIDE", 1e9)
+    found = rightrank.estimate(bare, str(rows), recipe=BATCH_4, gpu="l4")
+    like = likeness_of(found.model, found.data, found.recipe, found.steps)
+    told = foretold(found.characteristics.features(2.0), found.model.widest_rank, like)
+    assert found.foretold == told
+    said = " ".join(str(found).split())
+    assert (
+        f"Smallest rank within 1 % of the best: about {told.rank.value:.0f}, 1 to 16" in said
+    )  # as wide as the model
+    assert json.loads(found.to_json())["foretold"]["sets"] == told.sets
 
 
 def test_memory_is_the_banks_own_sum(bare: str) -> None:

@@ -64,7 +64,10 @@ def estimate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say in seconds what can be known before measuring; reads no weights."""
+    """Say in seconds what can be known before measuring; reads no weights.
+
+    Also a guess of rank and learning rate from what the rows look like, how far such guesses were off, and whether they beat r=32.
+    """
     set_debug(debug)
     quiet_libraries()
     from rightrank.estimates.estimating import estimate as estimated

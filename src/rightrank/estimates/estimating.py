@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rightrank import from_config
+from rightrank.data.characteristics import of_all
 from rightrank.estimates import cautions
 from rightrank.estimates.costs import capacity_floor, memory_model, this_machine, timing
 from rightrank.estimates.estimation import (
@@ -23,6 +24,7 @@ from rightrank.estimates.estimation import (
 )
 from rightrank.fitting import enough_memory, ranks_to_try, tokens_fit
 from rightrank.priors import grids, hardware
+from rightrank.priors.characteristics import foretold
 from rightrank.recipe import alpha_for, equivalent_learning_rate
 from rightrank.request import Request, check
 from rightrank.row_habits import as_its_trainer_reads, with_warm_up_steps
@@ -132,6 +134,7 @@ def assemble(
     ]
     if request.yours is not None:
         said += cautions.of_setting(request.yours, shape, grids.learning_rates_that_were_best(like), trainer)
+    looks = of_all(data.train, profile.train)
     low, high = grids.resolvable(profile.score)
     easiest, hardest = _easiest_and_hardest()
     return Estimate(
@@ -153,6 +156,8 @@ def assemble(
         outside=like.outside,
         no_answer=cautions.too_few_rows(profile),
         cautions=tuple(said),
+        characteristics=looks,
+        foretold=None if like.outside else foretold(looks.features(recipe.epochs), shape.widest_rank, like),
         notes=(*request.notes, *data.notes),
     )
 

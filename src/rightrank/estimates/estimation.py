@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from rightrank.priors import grids
 
 if TYPE_CHECKING:
+    from rightrank.data.characteristics import Characteristics
+    from rightrank.priors.characteristics import Foretold
     from rightrank.recipe import Recipe
     from rightrank.recommendation import Recommendation
 
@@ -176,6 +178,10 @@ class Estimate:
     """Why no measurement on these rows can end in more than UNDECIDED, and what would; empty where one can."""
     cautions: tuple[str, ...]
     """What is wrong or risky whatever a measurement says, a sentence each."""
+    characteristics: Characteristics
+    """What the rows look like; of a large data set carried on from the first 300,000 tokens."""
+    foretold: Foretold | None
+    """The smallest equivalent rank, as recorded data sets let one expect it; None where nothing recorded is like this run."""
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:

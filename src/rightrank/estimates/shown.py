@@ -15,6 +15,7 @@ from rightrank.estimates.words import (
     cost_line,
     data_lines,
     floor_line,
+    foretold_lines,
     gain_lost,
     minutes,
     model_line,
@@ -70,6 +71,8 @@ def print_estimate(estimate: Estimate, console: Console, command: str = "") -> N
         _say(console, f"Unsure: {doubt}.", "dim")
     console.print()
     for line in time_lines(estimate):
+        _say(console, line)
+    for line in foretold_lines(estimate.foretold):
         _say(console, line)
     _say(console, floor_line(estimate))
     if not estimate.no_answer:

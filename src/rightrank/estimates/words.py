@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Range,
         Setting,
     )
+    from rightrank.priors.characteristics import Foretold, Guess
 
 
 def data_lines(data: DataProfile) -> list[str]:
@@ -86,6 +87,33 @@ def floor_line(estimate: Estimate) -> str:
     rank = estimate.floor.rank
     said = "less than rank 1" if rank < 1 else f"rank {rank:.0f}" if rank >= 10 else f"rank {rank:.1f}"
     return f"Capacity: the trained tokens fit into {said} ({estimate.floor.source}). {estimate.floor.caution}"
+
+
+def foretold_lines(found: Foretold | None) -> list[str]:
+    """Rank and learning rate that the rows let one expect, what moves them, and whether that is better than r=32."""
+    if found is None:
+        return []
+    rank, rate = found.rank, found.learning_rate
+    against = f"{found.lost:.1f} % of the gain lost there, {found.lost_32:.1f} % at r=32 and the same learning rates"
+    return [
+        f"Smallest rank within 1 % of the best: about {rank.value:.0f}, {rank.low:.0f} to {rank.high:.0f} (an estimate; foretelling each of"
+        f" {found.sets} recorded data sets from the others was off {rank.off_mean:.1f}-fold on average, {rank.off_worst:.0f}-fold at most)."
+        f" {_moved(rank, found.tried)} It {'beat' if found.better else 'does not beat'} r=32: {against}.",
+        f"Learning rate at these alphas: about {wording.learning_rate(rate.value)}, {wording.learning_rate(rate.low)} to"
+        f" {wording.learning_rate(rate.high)} (an estimate, too: off {rate.off_mean:.1f}-fold, {rate.off_worst:.1f}-fold at most)."
+        f" {_moved(rate, found.tried)}",
+    ]
+
+
+def _moved(guess: Guess, tried: int) -> str:
+    """What in the rows and the recipe moves a guess."""
+    if not guess.used:
+        return f"Nothing about your rows moves it: choosing among {tried} characteristics foretold no better than those sets' mean."
+    causes = [(guess.up, "Raised"), (guess.down, "Lowered")]
+    moved = [
+        f"{verb} here by {' and '.join(words)} than on average there." for words, verb in causes if words
+    ]
+    return " ".join(moved) or "In what moves it your rows are like those on average."
 
 
 def resolvable_line(estimate: Estimate) -> str:
