@@ -50,6 +50,11 @@ FORWARD_SHARE = 0.5
 HIDDEN = 576  # of SmolLM2-135M, whose surfaces these are
 
 
+MOST_FITS = 64
+_fits: dict[int, tuple[Surface, Valley]] = {}
+"""The valley of each surface, which is kept here so that nothing else takes its losses' place."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run as recorded or interpolated."""
@@ -175,9 +180,14 @@ class Runs:
         share = percent / 100 * self._gain / float(run.loss_E[self.surface.sides()[0]].sum())
         return Run(np.maximum(0.0, run.loss_E * (1 + share)), run.right_E, recorded=False)
 
-    @cached_property
+    @property
     def _valley(self) -> Valley:
-        return fit(observed(self.surface), self.surface.whole, WIDE)
+        key = id(self.surface.loss_CE)
+        if key not in _fits:
+            while len(_fits) >= MOST_FITS:
+                _fits.pop(next(iter(_fits)))
+            _fits[key] = (self.surface, fit(observed(self.surface), self.surface.whole, WIDE))
+        return _fits[key][1]
 
 
 def mixed(runs: Sequence[Run], weights: Sequence[float]) -> Run:

@@ -83,7 +83,7 @@ def test_a_plan_keeps_to_its_budget_and_its_sizes(job, speed, ranks, runs, spent
 
 
 @given(jobs, speeds, rank_lists, runs)
-def test_starved_means_fewer_than_50_steps_though_the_data_have_more(job, speed, ranks, runs):
+def test_starved_means_fewer_than_35_steps_though_the_data_have_more(job, speed, ranks, runs):
     plan = planned(job, speed, ranks, runs)
     assume(plan is not None)
     final, everything = (job.recipe.steps(n) for n in (plan.final_examples, job.examples))
@@ -92,16 +92,16 @@ def test_starved_means_fewer_than_50_steps_though_the_data_have_more(job, speed,
         assert final >= min(LEAST_STEPS, everything)
 
 
-def test_starved_begins_below_50_steps():
-    """1,000 rows of batch 16 for 3 epochs: 257 rows are the fewest with 50 steps; then half of those, and so on."""
+def test_starved_begins_below_35_steps():
+    """Batch 16, 3 epochs: 35 steps' worth of rows are 186, which make 36; then half of those, and so on."""
     job = job_of(1000)
-    assert least_examples(job) == 266
+    assert least_examples(job) == 186
     found = {}
     for k in range(200):
         plan = planned(job, SPEED, CANDIDATE_RANKS, 0.1 * 1.03**k)
         if plan is not None:
             found[plan.final_examples] = plan.starved
-    assert {n: found[n] for n in (1000, 500, 266, 133)} == {1000: False, 500: False, 266: False, 133: True}
+    assert {n: found[n] for n in (1000, 500, 186, 93)} == {1000: False, 500: False, 186: False, 93: True}
 
 
 @given(jobs, speeds, rank_lists, runs, st.floats(1, 100))
@@ -206,7 +206,7 @@ def test_the_plan_in_words():
     starved = make_plan(job, SPEED, CANDIDATE_RANKS, 250.0)
     assert starved.starved
     said = plan_lines(starved, job, 1, 8)
-    assert said[-2].startswith("Too little time for runs of 50 steps")
+    assert said[-2].startswith("Too little time for runs of 35 steps")
     needed = int(said[-1].removeprefix("--budget ").split()[0])
     paid_for = make_plan(job, SPEED, CANDIDATE_RANKS, 60.0 * needed)
     assert paid_for.final_examples == job.examples and paid_for.breadth != "lean"
@@ -280,3 +280,13 @@ def test_a_run_is_what_the_person_s_own_trainer_takes():
     assert plan.planned_seconds < plan.budget_seconds == pytest.approx(0.3 * steps)
     assert make_plan(job, fast, ranks, 60.0).run_seconds == run_seconds(job, fast, 32, 3200)
     assert as_trainers_do.slower(2.0).trainer_step_seconds == 0.3, "the person's trainer is not slowed by us"
+
+
+def test_a_plan_a_little_too_dear_is_judged_by_fewer_rows():
+    job = Job(1600, RECIPE, 100_000, decide_pool=500, score_pool=500, held_out_tokens=200.0)
+    speed = replace(SPEED, step_seconds=1 / RECIPE.steps(1600), step_seconds_per_parameter=0.0, together=32)
+    speed = replace(speed, evaluate_seconds_per_token=1e-6)
+    roomy, tight = (make_plan(job, speed, CANDIDATE_RANKS, 1.0 / 0.9 * runs) for runs in (1.05, 0.97))
+    assert (roomy.scout_examples, roomy.final_examples) == (tight.scout_examples, tight.final_examples)
+    assert 0.5 * roomy.score <= tight.score < roomy.score
+    assert tight.planned_seconds <= 0.97 < roomy.planned_seconds

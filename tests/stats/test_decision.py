@@ -112,7 +112,7 @@ def test_a_harmless_edge_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"starved": True}, "50 optimiser steps"),
+        ({"starved": True}, "35 optimiser steps"),
         ({"all_examples": 2 * ALL}, "not known"),
     ],
 )

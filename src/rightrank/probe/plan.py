@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from rightrank.recipe import Recipe
 
-# Below 50 optimiser steps the learning rate's warm-up and decay are most of the run, and ranks have not come apart yet: ranks' curves
+# Below 35 optimiser steps the learning rate's warm-up and decay are most of the run, and ranks have not come apart yet: ranks' curves
 # start identical and separate late (published: LoRA Without Regret, 2025).
-LEAST_STEPS = 50
+LEAST_STEPS = 35
 # Learning rates are looked for at these ranks first, then every rank near the best gets its own. Assumed: one an octave and a half.
 SCOUT_RANKS = (8, 32, 128)
 CANDIDATE_RANKS = (4, 8, 16, 32, 64, 128)
@@ -25,6 +25,8 @@ CANDIDATE_RANKS = (4, 8, 16, 32, 64, 128)
 EVALUATION_SHARE = 0.3
 # … and this share where a few runs have to tell the learning rate: few rows tell half a decade apart. Assumed.
 EVALUATION_SHARE_FEW = 0.1
+# A plan that is a little too dear is judged by fewer rows, this share of them at least, before a smaller one is taken. Chosen.
+LEAST_PERCENT_OF_ROWS = 50
 # With fewer than these on a side nothing can be certified (stats.paired.FEWEST_EXAMPLES).
 FEWEST_HELD_OUT = 30
 # Paired standard error against the nearest rival with 300 held-out examples, in percent of the gain: 0.75 measured on nl2bash
@@ -107,7 +109,7 @@ class Plan:
     scout_ranks: tuple[int, ...]
     breadth: Breadth
     starved: bool
-    """Runs of fewer than 50 steps, because the time allows no more: nothing can be certified."""
+    """Runs of fewer than 35 steps, because the time allows no more: nothing can be certified."""
     decide: int = 0
     score: int = 0
     budget_seconds: float = 0.0
@@ -201,7 +203,7 @@ def make_plan(
     everything = min((_price(job, speed, d) for d in whole), default=0.0) / (1 - SLACK) + spent_seconds
     for draft in drafts:
         sized = _with_held_out(job, speed, replace(draft, budget_seconds=budget, run_seconds=one_run))
-        cost = _price(job, speed, sized)
+        sized, cost = _squeezed(job, speed, sized, usable)
         if cost <= usable:
             most = None if job.most == job.examples else job.most
             return replace(
@@ -250,7 +252,7 @@ def all_drafts(job: Job, ranks: Sequence[int]) -> list[Plan]:
 
 
 def _scout_size(least: int, final: int, everything: int, breadth: Breadth) -> int | None:
-    """Examples for looking for learning rates: an eighth to half of the final size, of 50 steps at least and well below the final size.
+    """Examples for looking for learning rates: an eighth to half of the final size, of 35 steps at least and well below the final size.
 
     None where there is no such size; where the final size is all there is, half of it has to do.
     """
@@ -277,6 +279,19 @@ def _with_held_out(job: Job, speed: Speed, plan: Plan) -> Plan:
     affordable = int(share * training / max(1e-9, evaluation_seconds(job, speed, 1)))
     each = max(FEWEST_HELD_OUT, affordable // 2)
     return replace(plan, decide=min(job.decide_pool, each), score=min(job.score_pool, each))
+
+
+def _squeezed(job: Job, speed: Speed, plan: Plan, usable: float) -> tuple[Plan, float]:
+    """``plan`` and its price, judged by fewer examples, half of them at least, where that brings it into the budget."""
+    cost = whole = _price(job, speed, plan)
+    fewer = plan
+    for percent in range(95, LEAST_PERCENT_OF_ROWS - 1, -5):
+        if cost <= usable:
+            return fewer, cost
+        rows = [max(FEWEST_HELD_OUT, percent * rows // 100) for rows in (plan.decide, plan.score)]
+        fewer = replace(plan, decide=min(plan.decide, rows[0]), score=min(plan.score, rows[1]))
+        cost = _price(job, speed, fewer)
+    return (fewer, cost) if cost <= usable else (plan, whole)
 
 
 def judged_rows(job: Job, plan: Plan, examples: int, *, with_score: bool) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rightrank.probe.plan import FEWEST_HELD_OUT
+from rightrank.probe.plan import FEWEST_HELD_OUT, LEAST_STEPS
 
 if TYPE_CHECKING:
     from rightrank.probe.plan import Job, Plan
@@ -37,7 +37,7 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
     )
     if plan.starved:
         needed = math.ceil(plan.all_rows_seconds / 60)
-        lines.append("Too little time for runs of 50 steps: the answer can only be UNDECIDED.")
+        lines.append(f"Too little time for runs of {LEAST_STEPS} steps: the answer can only be UNDECIDED.")
         rows = "all your rows" if plan.most is None else f"the {plan.most:,} training rows drawn at random"
         lines.append(f"--budget {needed} pays for every rank on {rows}.")
     elif plan.final_examples < job.examples:

@@ -39,4 +39,4 @@ class Evidence:
     all_examples: int
     """Training examples of the user's own full run."""
     starved: bool = False
-    """Some rung had fewer than 50 optimiser steps because the budget forbade more: nothing may then be certified."""
+    """Some rung had fewer than 35 optimiser steps because the budget forbade more: nothing may then be certified."""
