@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import time
+import traceback
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -256,7 +257,8 @@ def main() -> None:
             try:
                 result[name] = run()
             except Exception as error:  # one part that fails takes no other with it
-                result[name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
+                trace = traceback.format_exc()[-3000:].splitlines()
+                result[name] = {"failed": f"{type(error).__name__}: {error}"[:500], "trace": trace}
                 print(f"  failed: {error}"[:500], flush=True)
             print(f"  took {time.perf_counter() - began:.0f} s", flush=True)
             chosen.out.parent.mkdir(parents=True, exist_ok=True)
