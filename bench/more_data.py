@@ -1,0 +1,153 @@
+"""What is said of twice the data, against what twice the data showed: every recorded surface as if half of its rows were all there are.
+
+    python -m bench.more_data [--folder bench/surfaces]
+
+Offline. The runs on at most n/2 rows are the evidence; what ``Decision.drift`` foresees for twice as many is compared with the runs on n:
+how much more each doubling of the rank pays (percent of the gain, least squares over the ranks run at n/4 and n/2, each at its best
+learning rate), and the losses of these settings against the best of them. Priors leave the data set out; the lockbox is not looked at.
+
+Dimensions: C runs, E held-out examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import numpy as np
+
+from bench.fit_valley import left_out
+from bench.tables import FOLDER, surfaces
+from bench.truth import Truth
+from rightrank.stats.decision import decide
+from rightrank.stats.evidence import Evidence
+from rightrank.stats.paired import TAIL
+from rightrank.stats.rungs import measure
+from rightrank.stats.surface import stand
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+    from bench.tables import Surface
+
+NEAR_PERCENT = 5.0
+"""Settings foreseen to lose more are nobody's choice."""
+SAME = 2e-3
+"""Learning rates (log10) this close are one."""
+
+
+def first_half(surface: Surface) -> Evidence:
+    """The runs on at most half of the rows, as the evidence of someone who has no more."""
+    decide_E, _ = surface.sides()
+    kept = np.flatnonzero(surface.examples_C <= surface.whole // 2)
+    return Evidence(
+        rank_C=surface.rank_C[kept],
+        alpha_C=surface.alpha_C[kept],
+        learning_rate_C=surface.learning_rate_C[kept],
+        seed_C=surface.seed_C[kept],
+        examples_C=surface.examples_C[kept],
+        loss_CE=surface.loss_CE[kept],
+        right_CE=surface.right_CE[kept],
+        base_loss_E=surface.base_loss_E,
+        base_right_E=surface.base_right_E,
+        tokens_E=surface.tokens_E,
+        scores_E=~decide_E,
+        frequency_loss_E=surface.frequency_loss_E,
+        all_examples=surface.whole // 2,
+    )
+
+
+@dataclass(frozen=True)
+class Told:
+    """Of one surface."""
+
+    slope: tuple[float, float, float] | None
+    """Foreseen, lower and upper end; None where nothing is said."""
+    slope_seen: float
+    apart_U: Float[np.ndarray, " U"]
+    """Foreseen minus seen loss of each setting against the best foreseen, percent of the gain; near-best settings alone."""
+    held_U: Bool[np.ndarray, " U"]
+    """Whether the interval held what was seen."""
+
+
+def told(surface: Surface, replicates: int = 2000) -> Told:
+    """What half of the rows say of all."""
+    evidence = first_half(surface)
+    decision = decide(evidence, replicates=replicates)
+    data = measure(evidence, replicates, 0)
+    later = stand(data, surface.whole)
+    _, score_E = surface.sides()
+    seen = Truth(surface, np.flatnonzero(score_E))
+    best = data.settings[later.best]
+    zero = seen.regret_percent(best.rank, best.axis)
+    apart, held = [], []
+    for u, setting in enumerate(data.settings):
+        recorded = any(r == setting.rank and abs(x - setting.axis) < SAME for r, x in seen.settings)
+        if (
+            not recorded
+            or not np.isfinite(later.lost_U[u])
+            or later.lost_U[u] > NEAR_PERCENT
+            or u == later.best
+        ):
+            continue
+        truth = seen.regret_percent(setting.rank, setting.axis) - zero
+        low, high = later.lost_U[u] + np.quantile(later.lost_BU[:, u], [TAIL, 1 - TAIL])
+        apart.append(float(later.lost_U[u]) - truth)
+        held.append(bool(low <= truth <= high))
+    slope = decision.drift.rank_slope
+    return Told(
+        None if slope is None else (slope.value, slope.low, slope.high),
+        _slope_seen(surface),
+        np.array(apart),
+        np.array(held, dtype=bool),
+    )
+
+
+def _slope_seen(surface: Surface) -> float:
+    """How much more each doubling of the rank paid on all rows than on half of them, percent of the gain; ranks run on both."""
+    _, score_E = surface.sides()
+    level_C = surface.level_C(score_E.astype(float))
+    best: dict[int, dict[int, float]] = {}
+    for c in np.flatnonzero(np.isfinite(level_C) & (surface.seed_C == 0)):
+        own = best.setdefault(int(surface.examples_C[c]), {})
+        own[int(surface.rank_C[c])] = min(float(level_C[c]), own.get(int(surface.rank_C[c]), np.inf))
+    whole, half = best[surface.whole], best[surface.whole // 2]
+    ranks = sorted(set(whole) & set(half))
+    base = float(surface.base_loss_E[score_E].sum() / surface.tokens_E[score_E].sum())
+    moved = [100 * (whole[r] - half[r]) / (base - min(half.values())) for r in ranks]
+    return -float(np.polyfit(np.log2(ranks), moved, 1)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    folder = parser.parse_args().folder
+    every: list[Told] = []
+    for surface in surfaces(folder):
+        if surface.lockbox or not {surface.whole // 2, surface.whole // 4} <= set(surface.sizes):
+            continue
+        with patch("rightrank.stats.rungs.recorded_prior", lambda name=surface.name: left_out(folder, name)):
+            found = told(surface)
+        every.append(found)
+        slope = "nothing" if found.slope is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found.slope)
+        print(
+            f"{surface.name:12} {surface.epochs:g} epochs: a doubling of the rank pays {slope} % more at twice the data, seen "
+            f"{found.slope_seen:.2f}; {len(found.apart_U)} settings off by {np.abs(found.apart_U).mean():.2f} %, "
+            f"{int(found.held_U.sum())} inside"
+        )
+    said = [one for one in every if one.slope is not None]
+    inside = sum(one.slope[1] <= one.slope_seen <= one.slope[2] for one in said if one.slope)
+    apart, held = (np.concatenate([getattr(one, name) for one in every]) for name in ("apart_U", "held_U"))
+    print(
+        f"together: slope inside in {inside} of {len(said)}; settings off by {np.abs(apart).mean():.2f} %, "
+        f"intervals hold {100 * held.mean():.0f} % of {len(held)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
