@@ -65,7 +65,9 @@ def make(folder: Path, packages: list[str]) -> None:
     for name, part in (("train", rows[:TRAIN]), ("held_out", rows[TRAIN : TRAIN + HELD_OUT])):
         text = "".join(json.dumps(row) + "\n" for row in part)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    print(f"{len(rows)} functions, {TRAIN} to train on, {HELD_OUT} held out")
+    print(
+        f"{len(rows)} functions, {len(rows[:TRAIN])} to train on, {len(rows[TRAIN : TRAIN + HELD_OUT])} held out"
+    )
 
 
 def run(model: str, folder: Path, out: Path, seeds: int, minutes: float | None) -> None:

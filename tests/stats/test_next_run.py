@@ -38,7 +38,7 @@ def test_a_run_on_the_other_side_of_an_unknown_best_is_worth_much() -> None:
     shape, here = valley("axis", 0.4), seen(AXIS - 0.5)
     across, beside = worth(shape, here, [Run(32, AXIS + 0.5, 400), Run(32, AXIS - 0.49, 400)])
     assert across > 0.1
-    assert across > 5 * beside
+    assert across > 3 * beside, "half a decade off, beside a run, and across from it"
 
 
 def test_where_all_is_known_nothing_is_worth_anything() -> None:

@@ -10,6 +10,7 @@ Dimensions: K adapters.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -163,8 +164,11 @@ def _captured(work: Callable[[], Any], pool: Any) -> torch.cuda.CUDAGraph:
     graph.capture_begin(pool=pool)
     try:
         work()
-    finally:
-        graph.capture_end()
+    except Exception:
+        with suppress(Exception):  # it complains of what failed already
+            graph.capture_end()
+        raise
+    graph.capture_end()
     return graph
 
 

@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
 
 class StepTimes(NamedTuple):
-    """Seconds that one batch takes."""
+    """Seconds."""
 
     start: float
     """Before the first step: what is captured, for each shape of rows."""
     step: float
+    """Mean over the batches."""
     evaluation: float
+    """Of all their examples."""
 
 
 def open_run(
@@ -84,16 +86,18 @@ class PlainRun:
         return evaluate(self._forward, examples, capacity=capacity)
 
     def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
-        """The second of two."""
-        optimizer = BankOptimizer(self.bank, recipe, steps=4)
+        """The second of two passes; ``examples`` may be several batches."""
+        plan = batched(examples, recipe)
+        optimizer = BankOptimizer(self.bank, recipe, steps=2 * len(plan))
         step = evaluation = 0.0
         for _ in range(2):
             began = now(self.bank.device)
-            self.bank.zero_gradients()
-            optimizer.step(gradients(self._forward, examples, capacity))
+            for batch in plan:
+                self.bank.zero_gradients()
+                optimizer.step(gradients(self._forward, batch, capacity))
             between = now(self.bank.device)
             self.evaluate(examples, capacity)
-            step, evaluation = between - began, now(self.bank.device) - between
+            step, evaluation = (between - began) / len(plan), now(self.bank.device) - between
         return StepTimes(0.0, step, evaluation)
 
 
@@ -134,9 +138,8 @@ class GraphedRun:
 
     def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
         """Everything once before the clock runs; ``examples`` may be several batches. Raises CaptureError as ``train`` does."""
-        device, size = self.bank.device, recipe.batch_size
-        starts = range(0, len(examples), size)
-        plan = [split(examples[start : start + size], capacity) for start in starts]
+        device = self.bank.device
+        plan = [split(batch, capacity) for batch in batched(examples, recipe)]
         work = [micro for micros in plan for micro in micros]
         update = FlatUpdate(self.bank, recipe, steps=len(plan))
         options = {**self._layers, "longest": self._longest}
@@ -154,6 +157,13 @@ class GraphedRun:
         return StepTimes(
             (captured - began) / len(steps.shapes), (stepped - captured) / len(plan), now(device) - stepped
         )
+
+
+def batched(examples: Sequence[TokenizedExample], recipe: Recipe) -> list[Sequence[TokenizedExample]]:
+    """Batches of the recipe, in the order given."""
+    return [
+        examples[start : start + recipe.batch_size] for start in range(0, len(examples), recipe.batch_size)
+    ]
 
 
 def now(device: torch.device) -> float:

@@ -66,7 +66,7 @@ def estimate(
 ) -> None:
     """Say in seconds what can be known before measuring; reads no weights.
 
-    Also a guess of rank and learning rate from what the rows look like, how far such guesses were off, and whether they beat r=32.
+    Also a guess of rank and learning rate from data sets recorded before, how far such guesses were off, and whether they beat r=32.
     """
     set_debug(debug)
     quiet_libraries()

@@ -80,11 +80,12 @@ def timing(
     )
     work = hardware.Work(flops, blueprint.layers)
     steps = recipe.steps(profile.train)
-    run = [seconds * steps / 60 for seconds in hardware.step_seconds(device, work)]
+    trainer = hardware.step_seconds(device, work)
+    run = [seconds * steps / 60 for seconds in trainer]
     together = _together(device, blueprint.parameters_per_rank * MIDDLE_RANK, tokens, memory)
     found = [
-        _probe_minutes(speed, together, tokens, blueprint, recipe, profile, ranks)
-        for speed in hardware.probe_seconds(device, work)
+        _probe_minutes((*speed, one_step), together, tokens, blueprint, recipe, profile, ranks)
+        for speed, one_step in zip(hardware.probe_seconds(device, work), trainer, strict=True)
     ]
     source = (
         "derived: arithmetic over the matrix rate timed just now"
@@ -113,7 +114,7 @@ def _together(device: hardware.Device, parameters: int, tokens: float, memory: M
 
 
 def _probe_minutes(
-    seconds: tuple[float, float],
+    seconds: tuple[float, float, float],
     together: int,
     tokens: float,
     blueprint: Blueprint,
@@ -122,10 +123,11 @@ def _probe_minutes(
     ranks: Sequence[int],
 ) -> tuple[float, float | None, float | None]:
     """Minutes of a probe with the default budget, of every rank on all rows, and, where the default is too short for more than
-    UNDECIDED, the budget that is not; ``seconds``: of a step's floor, and of an adapter."""
+    UNDECIDED, the budget that is not; ``seconds``: of a step's floor, of an adapter, and of a
+    usual trainer's step."""
     from rightrank.probe.plan import Job, Speed
 
-    floor, each = seconds
+    floor, each, trainer = seconds
     job = Job(
         examples=profile.train,
         at_hand=profile.at_hand,
@@ -135,7 +137,7 @@ def _probe_minutes(
         score_pool=profile.score,
         held_out_tokens=profile.mean_length,
     )
-    speed = Speed(floor, each, 0.0, (floor + each) / tokens / 2, together)
+    speed = Speed(floor, each, 0.0, (floor + each) / tokens / 2, together, trainer_step_seconds=trainer)
     plan, enough = _plan(job, speed, ranks, None), None
     if plan is None or plan.starved:
         budget = 60 * SHORTEST_MINUTES if plan is None else max(60 * SHORTEST_MINUTES, plan.budget_seconds)

@@ -114,7 +114,7 @@ class Fleet:
             self.targets,
             self._survey.memory,
             available=self.available_bytes(),
-            longest=self._longest,
+            longest=self._longest + self._survey.looked_at(self._longest),
             most=most_for_each(len(configurations), len(self._crew), self._together),
         )
 

@@ -15,7 +15,7 @@ import torch
 
 from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.evaluate import evaluate
-from rightrank.bank.forward import Forward, layers_of
+from rightrank.bank.forward import Forward
 from rightrank.bank.graphs import CaptureError
 from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, peak_gib_so_far, unheld_bytes
 from rightrank.bank.peft_format import export_adapter
@@ -24,7 +24,7 @@ from rightrank.errors import ResourceError
 from rightrank.executors.grouping import groups, spec_of
 from rightrank.executors.looking import Looking
 from rightrank.executors.part import Part
-from rightrank.executors.survey import device_words
+from rightrank.executors.survey import device_words, judging_share, looked_at
 from rightrank.probe.looks import Looks, look_rows, look_steps
 from rightrank.probe.loss_table import Configuration, PackResult
 from rightrank.probe.plan import Speed
@@ -52,8 +52,6 @@ SHAPES_A_PACK = 3
 """Shapes of rows that a pack captures. Measured: 2 to 4 on nl2bash."""
 BATCHES_TIMED = 4
 """Batches that captured steps are timed on: one more costs milliseconds."""
-LAYERS_JUDGING = 2
-"""Layers whose intermediate results are held at a time where rows are judged: one's, and what it hands on. Derived."""
 TRAIN_SHARE = 0.9
 """Of a pack's progress bar; the rest is evaluation."""
 
@@ -82,6 +80,7 @@ class LocalExecutor:
         self.notes: list[str] = []
         self._longest = max(len(example.token_ids_T) for example in train_examples)
         self._on_gpu = base.device.type == "cuda"
+        self._judging = judging_share(base, path)
 
     def judge_by(self, decide: Sequence[TokenizedExample], score: Sequence[TokenizedExample]) -> None:
         """Set the held-out examples."""
@@ -197,7 +196,7 @@ class LocalExecutor:
         if self.path.way == "plain":
             return capacity
         fits = self.memory.capacity(0, adapters, unheld_bytes(self.base.device))
-        return self._row(int(fits / self._layers_at_once), adapters)
+        return self._row(int(fits / self._judging), adapters)
 
     def _capacity(self, parameters: int, adapters: int) -> int:
         """Tokens a row for ``adapters`` adapters."""
@@ -205,14 +204,8 @@ class LocalExecutor:
         return self._row(fits - self._looked_at, adapters)
 
     @property
-    def _layers_at_once(self) -> float:
-        """Share of the layers that judging by captured layers holds at a time."""
-        return min(1.0, LAYERS_JUDGING / max(1, len(layers_of(self.base.model))))
-
-    @property
     def _looked_at(self) -> int:
-        """Tokens a row whose memory is left for looks at a run, while captured graphs hold theirs."""
-        return 0 if self.path.way == "plain" else math.ceil(self._longest * self._layers_at_once)
+        return looked_at(self.path, self._judging, self._longest)
 
     def _row(self, fits: int, adapters: int) -> int:
         """As many tokens as fit, and no more than brings speed."""
@@ -266,17 +259,21 @@ class LocalExecutor:
 
     def _trainer_step_seconds(self, rank: int) -> float | None:
         """A step of one adapter without capture or compilation; None where that takes more memory than there is."""
-        alone = replace(self.path, way="plain")
-        spec = AdapterSpec(rank, alpha=rank, learning_rate=0.0)
-        examples = self.train_examples[: self.recipe.batch_size]
         try:
-            with open_run(alone, self.base, [spec], dropout=0.0) as run:
-                capacity = self._capacity(run.bank.masters[0].numel(), 1)
-                return run.time(examples, self.recipe, max(self._longest, capacity // 2)).step
+            return self._plain_step_seconds(AdapterSpec(rank, alpha=rank, learning_rate=0.0))
         except torch.cuda.OutOfMemoryError:
             pass
         _give_back_memory()
         return None
+
+    def _plain_step_seconds(self, spec: AdapterSpec) -> float:
+        """Raises torch.OutOfMemoryError."""
+        alone = replace(self.path, way="plain")
+        examples = self.train_examples[: self.recipe.batch_size * BATCHES_TIMED]
+        with open_run(alone, self.base, [spec], dropout=0.0) as run:
+            capacity = self._capacity(run.bank.masters[0].numel(), 1)
+            # These steps keep more of a token than compiled ones.
+            return run.time(examples, self.recipe, max(self._longest, capacity // 2)).step
 
     def _time(self, ranks: Sequence[int], examples: Sequence[TokenizedExample]) -> StepTimes:
         """Seconds of a training step and of an evaluation of the same examples."""

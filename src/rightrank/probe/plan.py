@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from rightrank.recipe import Recipe
 
-# Below 35 optimiser steps the learning rate's warm-up and decay are most of the run, and ranks have not come apart yet: ranks' curves
-# start identical and separate late (published: LoRA Without Regret, 2025).
+# In very few optimiser steps the learning rate's warm-up and decay are most of the run, and ranks' curves, which start identical, have
+# not come apart (published: LoRA Without Regret, 2025). How few is chosen: an eighth of 1,600 rows for three epochs has 36, and serves
+# to find the learning rate of four recorded data sets (bench/LOG.md).
 LEAST_STEPS = 35
 # Learning rates are looked for at these ranks first, then every rank near the best gets its own. Assumed: one an octave and a half.
 SCOUT_RANKS = (8, 32, 128)
@@ -60,7 +61,7 @@ class Speed:
     pack_seconds: float = 0.0
     """Before a pack's first step."""
     trainer_step_seconds: float | None = None
-    """A step of one adapter alone, step by step as trainers do; None: as the probe does it."""
+    """A step of one adapter of the smallest rank alone, step by step as trainers do; None: as the probe does it."""
 
     def slower(self, ratio: float) -> Speed:
         """The same, after learning that things take ``ratio`` times as long as foreseen."""
@@ -71,7 +72,6 @@ class Speed:
             step_seconds_per_parameter=self.step_seconds_per_parameter * ratio,
             evaluate_seconds_per_token=self.evaluate_seconds_per_token * ratio,
             pack_seconds=self.pack_seconds * ratio,
-            trainer_step_seconds=self.trainer_step_seconds,
         )
 
 
@@ -137,7 +137,8 @@ def trainer_seconds(job: Job, speed: Speed, rank: int, examples: int) -> float:
     """Training time of one configuration in a trainer of the person's own, on this device."""
     if speed.trainer_step_seconds is None:
         return run_seconds(job, speed, rank, examples)
-    return job.recipe.steps(examples) * speed.trainer_step_seconds
+    of_rank = speed.step_seconds_per_parameter * job.parameters_per_rank * rank
+    return job.recipe.steps(examples) * (speed.trainer_step_seconds + of_rank)
 
 
 def train_seconds(job: Job, speed: Speed, ranks: Sequence[int], examples: int) -> float:

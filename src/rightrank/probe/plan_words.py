@@ -21,7 +21,7 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
         ranks = f"r={plan.scout_ranks[0]} on {final}, other ranks as time allows"
     lines = [
         f"Plan: about {plan.planned_seconds / 60:.1f} min of {plan.budget_seconds / 60:.1f} allowed{on}"
-        f" ({runs:.1f} × one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB{of_each}.",
+        f" ({runs:.1f} × the time of one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB{of_each}.",
         f"Learning rates on {plan.scout_examples:,} training rows, then {ranks};"
         f" {plan.decide} held-out rows choose, {plan.score} others score.",
     ]

@@ -144,7 +144,7 @@ def cost(recommendation: Recommendation) -> str:
     """What the answer took and what had been planned."""
     c = recommendation.cost
     took, planned = wording.minutes(c.took_minutes), wording.minutes(c.planned_minutes)
-    return f"{took} (planned {planned}) on {wording.clean(c.device)}; {c.runs:.2g} × one run; peak {c.peak_gib:.1f} GiB"
+    return f"{took} (planned {planned}) on {wording.clean(c.device)}; {c.runs:.2g} × the tokens of one run; peak {c.peak_gib:.1f} GiB"
 
 
 def resolvable(recommendation: Recommendation) -> str:

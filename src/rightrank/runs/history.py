@@ -197,6 +197,6 @@ def _answer(run: Run) -> str:
         return f"unfinished; {wording.count(run.measured, 'training')} measured, kept for --resume"
     lead = f"{run.lead} " if run.lead else ""
     cost = "" if run.minutes is None else f"; {wording.minutes(run.minutes)}"
-    runs = "" if run.runs is None else f", {run.runs:.2g} × one run"
+    runs = "" if run.runs is None else f", {run.runs:.2g} × the tokens of one run"
     rate = wording.learning_rate(run.learning_rate)
     return f"{run.status.replace('_', ' ')}  {lead}r={run.rank} lr {rate}{cost}{runs}"
