@@ -16,6 +16,8 @@ from bench.truth import MARGIN_PERCENT, Truth
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from jaxtyping import Int
+
     from bench.tables import Surface
     from rightrank.stats.valley import Prior
 
@@ -128,12 +130,13 @@ def reseeded(surface: Surface, rng: np.random.Generator) -> Surface:
     for c in range(len(surface.rank_C)):
         key = (int(surface.examples_C[c]), int(surface.rank_C[c]), round(float(surface.axis_C[c]), 3))
         groups.setdefault(key, []).append(c)
-    order = {}
+    order: dict[int, Int[np.ndarray, " s"]] = {}
     for (size, *_), group in groups.items():
         if len(group) > 1:
-            # One order a size: runs of a seed share its luck.
-            order.setdefault((size, len(group)), rng.permutation(len(group)))
-            chosen = [group[i] for i in order[size, len(group)]]
+            # One order a size: runs of a seed share its luck. A setting that lacks a seed goes on with the next.
+            seeds = np.unique(surface.seed_C[surface.examples_C == size])
+            order.setdefault(size, rng.permutation(seeds))
+            chosen = sorted(group, key=lambda c: order[size].tolist().index(surface.seed_C[c]))
             loss_CE[group], right_CE[group] = surface.loss_CE[chosen], surface.right_CE[chosen]
     return replace(surface, loss_CE=loss_CE, right_CE=right_CE)
 

@@ -17,7 +17,9 @@ from rightrank.probe.plan import (
     FEWEST_HELD_OUT,
     LEAST_STEPS,
     Job,
+    Plan,
     Speed,
+    _squeezed,
     evaluation_seconds,
     least_examples,
     make_plan,
@@ -286,7 +288,40 @@ def test_a_plan_a_little_too_dear_is_judged_by_fewer_rows():
     job = Job(1600, RECIPE, 100_000, decide_pool=500, score_pool=500, held_out_tokens=200.0)
     speed = replace(SPEED, step_seconds=1 / RECIPE.steps(1600), step_seconds_per_parameter=0.0, together=32)
     speed = replace(speed, evaluate_seconds_per_token=1e-6)
-    roomy, tight = (make_plan(job, speed, CANDIDATE_RANKS, 1.0 / 0.9 * runs) for runs in (1.05, 0.97))
+    roomy, tight = (make_plan(job, speed, CANDIDATE_RANKS, 1.0 / 0.9 * runs) for runs in (1.05, 0.98))
     assert (roomy.scout_examples, roomy.final_examples) == (tight.scout_examples, tight.final_examples)
     assert 0.5 * roomy.score <= tight.score < roomy.score
-    assert tight.planned_seconds <= 0.97 < roomy.planned_seconds
+    assert tight.planned_seconds <= 0.98 < roomy.planned_seconds
+
+
+@pytest.mark.parametrize(
+    ("rows", "usable", "expected", "price"),
+    [
+        ((100, 100), 900.0, (100, 100), 900.0),
+        ((100, 100), 899.0, (95, 95), 855.0),
+        ((100, 100), 700.0, (75, 75), 675.0),  # 80 rows: 720 s
+        ((100, 100), 450.0, (50, 50), 450.0),
+        ((100, 100), 449.0, (100, 100), 900.0),  # not even half of them
+        ((200, 100), 900.0, (120, 60), 6 * 120 + 3 * 60),
+        ((40, 40), 300.0, (32, 32), 288.0),
+        ((40, 40), 271.0, (30, 30), 270.0),
+        ((40, 40), 269.0, (40, 40), 360.0),  # 30 rows are the least
+        ((20, 100), 450.0, (20, 100), 6 * 20 + 3 * 100),  # fewer than that as they are
+        ((20, 100), 300.0, (20, 60), 6 * 20 + 3 * 60),
+    ],
+)
+def test_rows_are_taken_off_until_the_plan_is_paid_for_by_hand(rows, usable, expected, price):
+    """A second a row and no training. Three runs look for a learning rate, two decide, the base is judged once.
+
+    5 % of the rows are taken off at a time. Six times those that choose (the scouts and the others), three times those that score.
+    """
+    recipe = Recipe(epochs=1.0, batch_size=16)
+    job = Job(
+        16, recipe, 1, decide_pool=999, score_pool=999, held_out_tokens=1.0
+    )  # one step: no looks on the way
+    speed = Speed(0.0, 0.0, 0.0, evaluate_seconds_per_token=1.0, together=1)
+    plan = Plan(8, 16, (8,), (8,), "rates", starved=False, decide=rows[0], score=rows[1])
+    found, cost = _squeezed(job, speed, plan, usable)
+    assert (found.decide, found.score) == expected
+    assert cost == pytest.approx(price)
+    assert replace(found, decide=rows[0], score=rows[1]) == plan

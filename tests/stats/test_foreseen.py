@@ -8,8 +8,9 @@ import pytest
 from planted import ALL, World, draw
 from rightrank.recipe import alpha_for
 from rightrank.stats.decision import decide
-from rightrank.stats.foreseen import BEYOND, SAME_AXIS, foreseen_best, foreseen_setting
+from rightrank.stats.foreseen import BEYOND, SAME_AXIS, _highest, foreseen_best, foreseen_setting
 from rightrank.stats.rungs import Measured, measure
+from tabled import DIVERGED, RUN_NOT, tabled
 
 PART = World(
     sizes=(ALL // 8, ALL // 4), ranks=(8, 32, 128), curvature=0.3, own=0.01, smooth=0.005, seed_share=0.0005
@@ -62,3 +63,32 @@ def test_only_what_is_extrapolated_and_undecided_is_answered_between_runs() -> N
     run = {price.setting for price in part.choices if price.source != "derived"}
     assert any("is foreseen there" in reason for reason in part.reasons) is (part.choice not in run)
     assert part.worst_case_percent is not None
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "expected"),
+    [
+        # Base 3, best 1: a tenth of the gain is 0.2 nats. Rates 1e-4, 1e-3, 1e-2.
+        ([1.5, 1.4, 1.5], [1.2, 1.0, 1.19], -1.75),
+        ([1.5, 1.4, 1.5], [1.2, 1.0, 1.21], -2.9),
+        ([1.5, 1.4, 1.5], [1.2, 1.0, DIVERGED], -2.9),
+        ([1.5, 1.4, DIVERGED], [1.2, 1.0, RUN_NOT], -2.9),  # not run again: the smaller size speaks
+        ([1.5, 1.4, 1.7], [1.2, 1.0, 1.1], -1.75),  # run again: the larger one overrules
+        ([1.5, 1.4, 1.7], [RUN_NOT, 1.0, RUN_NOT], -2.9),  # against the best of its own size
+        ([1.5, 1.4, 1.5], [RUN_NOT, 1.0, RUN_NOT], -1.75),
+        ([1.9, 1.4, 1.5], [1.9, 1.0, 1.1], -1.75),  # too low a rate is no edge
+    ],
+)
+def test_the_highest_rate_that_may_be_foreseen_by_hand(
+    small: list[float], large: list[float], expected: float
+) -> None:
+    """A quarter of a decade above the highest run that is good, a tenth where a higher one fell off the edge."""
+    axes = [(8, -4.0), (8, -3.0), (8, -2.0), (32, -1.0)]
+    data = tabled(axes, {400: [*small, DIVERGED], 800: [*large, RUN_NOT]})
+    assert _highest(data, 8) == pytest.approx(expected)
+
+
+def test_where_every_rate_fell_off_a_lower_one_is_foreseen() -> None:
+    axes = [(8, -3.0), (8, -2.0), (32, -3.0)]
+    data = tabled(axes, {400: [1.4, 1.7, 1.4], 800: [DIVERGED, RUN_NOT, 1.0]})
+    assert _highest(data, 8) == pytest.approx(-3.1)

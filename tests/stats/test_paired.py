@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from rightrank.stats.luck import noise_at
 from rightrank.stats.paired import (
     Sampled,
     above_the_best,
@@ -278,3 +279,32 @@ def test_without_replicates_the_noise_is_assumed_and_uncertain() -> None:
     low, high = np.quantile(factor_B, [0.025, 0.975])
     assert (low, high) == pytest.approx((0.6, 2.9), rel=0.05)
     assert found.percent(3e-3) == pytest.approx(3**0.4 * found.percent(1e-3))
+
+
+def test_runs_are_averaged_by_hand() -> None:
+    # Setting 5 twice, with spreads 1 and 2: squared and inverted 4 to 1. Setting 2 once, in between. No luck is shared.
+    setting_C, spread_C = np.array([5, 2, 5]), np.array([1.0, 7.0, 2.0])
+    for shared, first, last in ((1.0, 0.8, 0.2), (0.0, 0.5, 0.5), (0.5, 0.65, 0.35)):
+        found_UC = setting_weights(setting_C, spread_C, np.eye(3), shared)
+        assert found_UC[0] == pytest.approx([0, 1, 0])
+        assert found_UC[1] == pytest.approx([first, 0, last])
+
+
+def pairs(expected: float) -> Replicated:
+    """60 settings of two seeds each, whose standard deviation is 0.02 nats."""
+    return replicated(np.tile([0.02, -0.02], (60, 1)) / np.sqrt(2) + np.arange(60.0)[:, None], expected)
+
+
+def test_noise_by_runs_of_the_same_size_or_else_of_others() -> None:
+    """Twice what is assumed in 60 pairs, the assumption worth 4 more: (4 x 1 + 60 x 4) over the median of chi-square with 64."""
+    middle = stats.chi2.ppf(0.5, 64)
+    here = noise_at(1000, {1000: pairs(0.01), 100: pairs(0.0001)})
+    assert here.factor == pytest.approx(np.sqrt((4 + 60 * 4) / middle), rel=0.03)
+    assert here.degrees_of_freedom == 60
+    # Ten times the rows, to the power of 0.3: twice. Noise is half of what it was on a tenth of them, and twice on ten times as many.
+    fewer, more = (noise_at(n, {1000: pairs(0.01)}) for n in (10_079, 99))
+    assert fewer.factor == pytest.approx(np.sqrt((4 + 60 * 1) / middle), rel=0.03)
+    assert more.factor == pytest.approx(np.sqrt((4 + 60 * 16) / middle), rel=0.03)
+    both = noise_at(10_079, {1000: pairs(0.01), 500: pairs(0.01)})
+    assert both.degrees_of_freedom == 120
+    assert noise_at(1000, {}).source == "assumed"

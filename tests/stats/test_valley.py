@@ -12,6 +12,8 @@ from rightrank.stats.valley import (
     STARTS,
     Observations,
     Prior,
+    Valley,
+    beyond_edge,
     fit,
     lost_percent,
     prior_from,
@@ -142,3 +144,32 @@ def test_the_recorded_prior_is_whole() -> None:
     with pytest.raises(KeyError):
         prior_from({"parameters": {}})
     assert isinstance(prior, Prior)
+
+
+def test_the_best_rate_and_its_error_by_hand() -> None:
+    # Rank 128 is two doublings from 32, 800 of 3,200 rows two halvings: -3.0 - 2 x 0.1 + 2 x 0.2 = -2.8.
+    theta_P = theta(axis=-3.0, axis_by_rank=-0.1, axis_by_rows=0.2)
+    # Two replicates, 0.1 + 2 x 0.05 - 2 x 0.2 = -0.2 away and as far on the other side; the other parameters do not matter.
+    away_P = np.array([0.1, 0.05, -0.2, *[9.0] * (len(NAMES) - 3)])
+    valley = Valley(theta_P, np.stack([theta_P + away_P, theta_P - away_P]), WHOLE)
+    assert valley.best_axis(128, 800) == pytest.approx((-2.8, 0.2))
+    assert valley.best_axis(32, WHOLE) == pytest.approx((-3.0, 0.1))
+    assert valley.best_axis(16, WHOLE) == pytest.approx((-2.9, 0.05))
+
+
+def test_beyond_the_edge_by_hand() -> None:
+    runs = [
+        # rank, axis, halvings, lost, beyond: ten percent more than the best of its rank and size, at a higher rate
+        (32, -3.5, 0, 40.0, False),  # too low a rate is a side of the valley
+        (32, -3.0, 0, 1.0, False),
+        (32, -2.5, 0, 11.0, False),  # just ten more
+        (32, -2.0, 0, 11.5, True),
+        (32, -3.5, 1, 0.0, False),  # the best is the lowest tried: the valley may lie below
+        (32, -3.0, 1, 30.0, False),
+        (8, -3.5, 0, 13.0, False),
+        (8, -3.0, 0, 12.0, False),
+        (8, -2.5, 0, 21.0, False),  # 20 more than rank 32 at its best, 9 than its own
+        (8, -2.0, 0, 23.0, True),
+    ]
+    rank_O, axis_O, halvings_O, lost_O, beyond_O = (np.array(column) for column in zip(*runs, strict=True))
+    assert beyond_edge(rank_O, axis_O, halvings_O, lost_O).tolist() == beyond_O.tolist()

@@ -215,7 +215,11 @@ def make_plan(
                 devices=speed.devices,
             )
     cheapest = min(
-        (_price(job, speed, _with_held_out(job, speed, draft)) for draft in drafts), default=budget
+        (
+            _price(job, speed, _judged_by(_with_held_out(job, speed, d), LEAST_PERCENT_OF_ROWS))
+            for d in drafts
+        ),
+        default=budget,
     )
     least_seconds = 60 * math.ceil((cheapest / (1 - SLACK) + spent_seconds) / 60)
     raise BudgetError(
@@ -289,10 +293,15 @@ def _squeezed(job: Job, speed: Speed, plan: Plan, usable: float) -> tuple[Plan, 
     for percent in range(95, LEAST_PERCENT_OF_ROWS - 1, -5):
         if cost <= usable:
             return fewer, cost
-        rows = [max(FEWEST_HELD_OUT, percent * rows // 100) for rows in (plan.decide, plan.score)]
-        fewer = replace(plan, decide=min(plan.decide, rows[0]), score=min(plan.score, rows[1]))
+        fewer = _judged_by(plan, percent)
         cost = _price(job, speed, fewer)
     return (fewer, cost) if cost <= usable else (plan, whole)
+
+
+def _judged_by(plan: Plan, percent: int) -> Plan:
+    """``plan`` with that share of its held-out examples, but no fewer than ``FEWEST_HELD_OUT`` of either side where there are so many."""
+    rows = [max(FEWEST_HELD_OUT, percent * rows // 100) for rows in (plan.decide, plan.score)]
+    return replace(plan, decide=min(plan.decide, rows[0]), score=min(plan.score, rows[1]))
 
 
 def judged_rows(job: Job, plan: Plan, examples: int, *, with_score: bool) -> int:

@@ -57,7 +57,8 @@ def foreseen_setting(data: Measured, rank: int) -> Setting:
 
 
 def _highest(data: Measured, rank: int) -> float:
-    """log10 of the highest learning rate that may be foreseen for ``rank``: hardly beyond the runs, where one of them fell off the edge."""
+    """log10 of the highest learning rate that may be foreseen for ``rank``: hardly beyond the runs, where one of them fell off the edge,
+    and below all of them, where all did."""
     gain = max(float(data.rungs[-1].base.value_K[0] - np.nanmin(data.rungs[-1].judge.value_K)), 1e-9)
     own_U = data.rank_U == rank
     bad_U, ran_U = np.zeros(len(own_U), bool), np.zeros(len(own_U), bool)
@@ -70,7 +71,9 @@ def _highest(data: Measured, rank: int) -> float:
         bad_U = np.where(here_U, off_U, bad_U)
         ran_U |= finite_U
     good_u = data.axis_U[ran_U & ~bad_U]
-    highest = float(good_u.max() if len(good_u) else data.axis_U[ran_U].min())
+    if not len(good_u):
+        return float(data.axis_U[ran_U].min()) - BEYOND_NEAR_EDGE
+    highest = float(good_u.max())
     edge = bool(np.any(bad_U & (data.axis_U > highest)))
     return highest + (BEYOND_NEAR_EDGE if edge else BEYOND)
 

@@ -96,8 +96,8 @@ def _passed_over(data: Measured) -> Bool[np.ndarray, " U"]:
     """Settings not run at the largest size whose learning rate need not be, by what was run there of their rank.
 
     What they lost at a smaller size is carried on with wide errors, which say that they might still be the best. But the loss has one
-    valley in the learning rate: beyond a neighbour that is worse than the best they are worse still. And between two neighbours no
-    further apart than the grid they are as little a rival as any other learning rate that nobody tried.
+    valley in the learning rate: beyond a neighbour that is worse than the best at 95 % they are worse still. And between two neighbours
+    no further apart than the grid they are as little a rival as any other learning rate that nobody tried.
     """
     top = data.rungs[-1]
     passed_U = np.zeros(len(data.settings), bool)
@@ -105,9 +105,10 @@ def _passed_over(data: Measured) -> Bool[np.ndarray, " U"]:
         best = best_here(data, top, int(data.rank_U[u]))
         if best is None:
             continue
-        run_u = data.axis_U[top.measured_U & (data.rank_U == data.rank_U[u])]
+        run_U = top.measured_U & (data.rank_U == data.rank_U[u])
+        run_u, worse_u = data.axis_U[run_U], data.axis_U[run_U & _worse(top.decide, best)]
         own, lowest = float(data.axis_U[u]), float(data.axis_U[best])
-        beyond = np.any((run_u - lowest) * (run_u - own) < -1e-9)
+        beyond = np.any((worse_u - lowest) * (worse_u - own) < -1e-9)
         below, above = run_u[run_u <= own], run_u[run_u >= own]
         near = len(below) and len(above) and float(above.min() - below.max()) <= GRID_STEP
         passed_U[u] = bool(beyond or near)
@@ -152,14 +153,21 @@ def _bracketed(data: Measured, k: int) -> tuple[Bool[np.ndarray, " U"], Bool[np.
     run_U = data.rungs[k].measured_U | np.any([r.diverged_U for r in data.rungs[: k + 1]], axis=0)
     lower_U, higher_U = np.zeros(len(run_U), bool), np.zeros(len(run_U), bool)
     for u in np.flatnonzero(np.isfinite(table.value_K)):
-        noise_BU = table.deviation_BK - table.deviation_BK[:, [u]]
-        with np.errstate(invalid="ignore"):
-            worse_U = table.value_K - table.value_K[u] + np.quantile(noise_BU, TAIL, axis=0) > 0
-        found_U = (data.rank_U == data.rank_U[u]) & (run_U | worse_U)
+        found_U = (data.rank_U == data.rank_U[u]) & (run_U | _worse(table, int(u)))
         gap_U = data.axis_U - data.axis_U[u]
         lower_U[u] = np.any(found_U & (gap_U < -1e-6))
         higher_U[u] = np.any(found_U & (gap_U > 1e-6))
     return lower_U, higher_U
+
+
+def _worse(table: Sampled, u: int) -> Bool[np.ndarray, " U"]:
+    """Which settings lose more than ``u`` at 95 %, by the noise of rows and of seeds; none that has no finite loss."""
+    noise_BU = table.deviation_BK - table.deviation_BK[:, [u]]
+    with np.errstate(invalid="ignore"):
+        worse_U: Bool[np.ndarray, " U"] = (
+            table.value_K - table.value_K[u] + np.quantile(noise_BU, TAIL, axis=0) > 0
+        )
+    return worse_U
 
 
 def _expected_axis(data: Measured, k: int, rank: int, interior_U: Bool[np.ndarray, " U"]) -> float | None:
