@@ -75,9 +75,9 @@ def test_a_few_rows_that_are_cut_are_no_news() -> None:
 
 
 def test_too_short_a_run() -> None:
-    assert of_data(DATA, Recipe(), 50) == []
-    (said,) = of_data(DATA, Recipe(), 49)
-    assert "only 49 optimiser steps" in said
+    assert of_data(DATA, Recipe(), 35) == []
+    (said,) = of_data(DATA, Recipe(), 34)
+    assert "only 34 optimiser steps" in said
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def test_a_settled_answer_reads_as_designed() -> None:
         "",
         "30 runs of your recipe on up to 1,350 of 2,700 rows, 2 seeds, 300 held-out rows.",
         "~ Measured to 1,350 rows; 2,700 extrapolated (intervals include it).",
-        "41 min (planned 38 min) on NVIDIA GeForce RTX 4090; 0.93 × one run; peak 21.4",
-        "GiB.",
+        "41 min (planned 38 min) on NVIDIA GeForce RTX 4090; 0.93 × the tokens of one",
+        "run; peak 21.4 GiB.",
         "Note: 14 rows are longer than 2,048 tokens and were truncated.",
         "Config: out/trl_sft.sh   Report: out/report.html",
     ]

@@ -15,15 +15,23 @@ def test_shrinking_by_a_factor_against_the_straight_line_by_hand() -> None:
     # Setting 0 is the last best. Setting 1 lost 0.4 against it, then 0.2: by the same factor 0.1 and 0.05, in a straight line 0 and -0.2.
     before_U = np.array([2.0, 2.4, 2.1, 2.2, 1.9, RUN_NOT, 2.1])
     last_U = np.array([1.0, 1.2, 1.3, 1.2, 1.1, 1.4, RUN_NOT])
-    assert _bend(last_U, before_U, 2.0)[1] == pytest.approx(0.25)
-    assert _bend(last_U, before_U, 1.0)[1] == pytest.approx(0.1)
+    run_U = np.isfinite(before_U) & np.isfinite(last_U)
+    assert _bend(last_U, before_U, 2.0, run_U)[1] == pytest.approx(0.25)
+    assert _bend(last_U, before_U, 1.0, run_U)[1] == pytest.approx(0.1)
     # What grew, stayed, changed its sign, or was run once only is carried straight on.
-    assert np.delete(_bend(last_U, before_U, 2.0), 1).tolist() == [0.0] * 6
+    assert np.delete(_bend(last_U, before_U, 2.0, run_U), 1).tolist() == [0.0] * 6
 
 
 def test_contrasts_are_to_the_last_best_that_was_run_before() -> None:
     # Setting 2 is best now but new: contrasts to setting 0 count, not to it.
-    found_U = _bend(np.array([1.0, 1.2, 0.5]), np.array([2.0, 2.4, RUN_NOT]), 2.0)
+    run_U = np.array([True, True, False])
+    found_U = _bend(np.array([1.0, 1.2, 0.5]), np.array([2.0, 2.4, RUN_NOT]), 2.0, run_U)
+    assert found_U.tolist() == pytest.approx([0.0, 0.25, 0.0])
+    # The same where setting 2 was run at neither size and is best by forecast alone; it is carried on as its own contrast says.
+    found_U = _bend(np.array([1.0, 1.2, 0.5]), np.array([2.0, 2.4, 1.6]), 2.0, run_U)
+    assert found_U.tolist() == pytest.approx([0.0, 0.25, 0.0])
+    # Nothing was run at both: then the best of what is known at both.
+    found_U = _bend(np.array([1.0, 1.2, 0.5]), np.array([2.0, 2.4, RUN_NOT]), 2.0, np.zeros(3, bool))
     assert found_U.tolist() == pytest.approx([0.0, 0.25, 0.0])
 
 
