@@ -50,7 +50,9 @@ def test_what_is_run_for_every_change_is_in_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     for file in (".ci/run", ".github/workflows/tests.yml"):
-        made = set(re.findall(r"^\s*(?:- run: )?make ([a-z-]+)(?: .*)?$", (ROOT / file).read_text(), re.MULTILINE))
+        made = set(
+            re.findall(r"^\s*(?:- run: )?make ([a-z-]+)(?: .*)?$", (ROOT / file).read_text(), re.MULTILINE)
+        )
         assert {"test", "test-oldest"} <= made <= targets
     assert "make audit" in (ROOT / ".github/workflows/tests.yml").read_text()
     listed = re.search(r"^OLDEST_TESTS = ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)

@@ -77,10 +77,10 @@ def make_recommendation(
         ),
         points=points,
         margin=_margin(decision, level),
-        base_loss=_figure(base, NATS, "measured"),
-        best_loss=_figure(best, NATS, level),
+        base_loss=_loss(base, "measured"),
+        best_loss=_loss(best, level),
         gain=_figure(gain, NATS, level),
-        frequency_loss=_figure(frequency, NATS, "measured"),
+        frequency_loss=_loss(frequency, "measured"),
         ruled_out=tuple(rank for rank in decision.ruled_out if rank in searched_ranks(points)),
         to_decide=next_steps,
         more_data=decision.drift.sentences,
@@ -246,7 +246,7 @@ def _option(
         alpha=setting.alpha,
         learning_rate=setting.learning_rate,
         verdict=price.verdict,
-        loss=_figure(price.loss, NATS, source),
+        loss=_loss(price.loss, source),
         gain_lost=None if price.gain_lost is None else _figure(price.gain_lost, PERCENT, source),
         exact=None if price.exact is None else _figure(price.exact, "% of completions", known),
         tokens_right=None
@@ -281,6 +281,12 @@ def _margin(decision: Decision, level: Source) -> Margin | None:
         ten_percent_more_data=None if more is None else _figure(more, NATS, "measured"),
         as_percent_of_gain=margin.percent,
     )
+
+
+def _loss(estimate: Estimate, source: Source) -> Figure:
+    """No loss is below zero, however wide its interval."""
+    low = max(estimate.low, 0.0)  # in this order: what is not known stays so
+    return _figure(Estimate(estimate.value, low, estimate.high), NATS, source)
 
 
 def _figure(estimate: Estimate, unit: str, source: Source) -> Figure:

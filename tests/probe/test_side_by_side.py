@@ -161,4 +161,6 @@ def test_more_devices_buy_more_in_the_same_time():
     (first, *_), (also, *_) = (plan_lines(plan, job, 10.0, 80.0) for plan in (one, eight))
     assert " on 8 devices (" in also and also.endswith("peak 10.0 of 80.0 GiB on each.")
     assert "devices" not in first and first.endswith("peak 10.0 of 80.0 GiB.")
-    assert f"({8 * eight.planned_seconds / eight.run_seconds:.1f} × the time of one run of your recipe)" in also
+    assert (
+        f"({8 * eight.planned_seconds / eight.run_seconds:.1f} × the time of one run of your recipe)" in also
+    )

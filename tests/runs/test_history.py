@@ -45,9 +45,9 @@ def test_every_run_with_its_model_data_answer_and_cost_the_oldest_first(tmp_path
     lines = run_lines(runs)
     assert lines[0] == str(tmp_path / "b")
     assert "meta-llama/Meta-Llama-3-8B on medqa.jsonl (sha256:9)" in lines[1]
-    assert lines[2].startswith("  SETTLED  r=16 lr 4e-4; 41 min, 0.93 × the tokens of one run; ") and lines[2].endswith(
-        " MB"
-    )
+    assert lines[2].startswith("  SETTLED  r=16 lr 4e-4; 41 min, 0.93 × the tokens of one run; ") and lines[
+        2
+    ].endswith(" MB")
     assert lines[5].startswith("  UNDECIDED  safe meanwhile r=32 lr 4e-4; ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,20 @@ def test_what_forbids_a_certificate(change: dict[str, object], why: str) -> None
     # Runs too short to be trusted bound nothing; a missing size only widens the bound.
     assert (found.worst_case_percent is None) == ("starved" in change)
     assert found.ruled_out == () or "starved" not in change
+
+
+def test_runs_too_short_to_rely_on_have_no_intervals_and_no_verdicts() -> None:
+    """Nor is a learning rate advised that none of them had."""
+    evidence = draw(CLEAR.but(sizes=(ALL // 4, ALL // 2)))
+    assert any(price.verdict == "worse" for price in quick(evidence).choices)
+    found = quick(replace(evidence, starved=True))
+    assert {price.verdict for price in found.choices} <= {"best", "cannot tell"}
+    assert all(math.isnan(p.gain_lost.low) for p in found.choices if p.gain_lost is not None)
+    run = {
+        (int(r), float(a), float(x))
+        for r, a, x in zip(evidence.rank_C, evidence.alpha_C, evidence.learning_rate_C, strict=True)
+    }
+    assert (found.choice.rank, found.choice.alpha, found.choice.learning_rate) in run
 
 
 def test_nothing_is_promised_where_there_is_nothing_to_compare_with() -> None:

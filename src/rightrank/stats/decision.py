@@ -96,7 +96,13 @@ def decide(
     comparable = certain and basis
     choices = price_list(data, standing, u, margin.percent if certain else None, yours)
     advice = advised(
-        data, standing, u, margin.percent, between=status == "UNDECIDED" and certain, comparable=comparable
+        data,
+        standing,
+        u,
+        margin.percent,
+        # A learning rate that nobody ran is no advice from runs that are too short to rely on.
+        between=status == "UNDECIDED" and certain and not evidence.starved,
+        comparable=comparable,
     )
     if advice.price is not None and advice.setting not in {c.setting for c in choices}:
         choices = (advice.price, *choices)
@@ -126,7 +132,7 @@ def decide(
         trusted=trusted,
         warnings=warnings_for(data, standing, u),
     )
-    return decision if trusted else without_intervals(decision)
+    return decision if trusted and not evidence.starved else without_intervals(decision)
 
 
 def _candidates(data: Measured, standing: Standing, margin: Margin) -> list[Candidate]:

@@ -1,7 +1,7 @@
 """The answer of the statistics. Plain values: no arrays, no formats.
 
 Percentages of the gain: 100 × (loss − best loss) / (base loss − best loss). All intervals are 95 %; their ends are NaN where too few
-held-out examples score for them to mean anything (``Decision.trusted``).
+held-out examples score for them to mean anything (``Decision.trusted``), or runs were too short to rely on.
 """
 
 from __future__ import annotations
