@@ -229,7 +229,7 @@ def summary(out: Path) -> dict[str, Any]:
     from rightrank.probe.loss_table import LossTable
     from rightrank.stats.paired import paired_contrast
 
-    table, facts = LossTable(out, {}), json.loads((out / "held_out.json").read_text())
+    table, facts = LossTable(out, {}, look_only=True), json.loads((out / "held_out.json").read_text())
     trained = {
         name_of(c): result.loss_KE[k]
         for pack, result in zip(table.packs, table.results, strict=True)
