@@ -172,10 +172,21 @@ def test_where_there_are_no_intervals_a_dash_stands_and_why() -> None:
         replace(o, gain_lost=o.gain_lost and replace(o.gain_lost, low=None, high=None))
         for o in answer.options
     )
-    text = printed(replace(answer, options=bare))
+    few = replace(answer.data, score=FEWEST_EXAMPLES - 1)
+    text = printed(replace(answer, options=bare, data=few))
     assert "6.9 % –   " in text
     assert f"–: no interval; {FEWEST_EXAMPLES} held-out rows must score for one, and fewer do.\n" in text
+    enough = replace(answer.data, score=FEWEST_EXAMPLES)
+    text = printed(replace(answer, options=bare, data=enough))
+    assert "–: no interval; runs of so few steps are not to be relied on.\n" in text
     assert "–: no interval" not in printed(answer)
+
+
+def test_a_setting_that_was_not_run_on_all_rows_is_said_to_be_extrapolated() -> None:
+    answer = sample("UNDECIDED")
+    whole = replace(answer.points[0], examples=answer.data.train)
+    text = printed(replace(answer, points=(whole, *answer.points[1:])))
+    assert f"~ Run on fewer than all {answer.data.train:,} rows; the rest is extrapolated." in text
 
 
 def test_files_in_the_reports_folder_are_named_once_and_a_gguf_beside_them() -> None:

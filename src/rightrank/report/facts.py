@@ -64,6 +64,8 @@ def extrapolation(recommendation: Recommendation) -> str:
     """What was not measured but continued from smaller runs; empty where everything was measured."""
     data, top = recommendation.data, measured_to(recommendation)
     if top and any(option.loss.source == "extrapolated" for option in recommendation.options):
+        if top >= data.train:  # but not this setting
+            return f"Run on fewer than all {data.train:,} rows; the rest is extrapolated."
         return f"Measured to {top:,} rows; {data.train:,} extrapolated (intervals include it)."
     return ""
 
@@ -210,6 +212,8 @@ def no_intervals(recommendation: Recommendation) -> str:
     lost = [option.gain_lost for option in recommendation.options if option.verdict != "best"]
     if not recommendation.gains or not any(figure is not None and figure.low is None for figure in lost):
         return ""
+    if recommendation.data.score >= FEWEST_TO_TRUST:
+        return "–: no interval; runs of so few steps are not to be relied on."
     return f"–: no interval; {FEWEST_TO_TRUST} held-out rows must score for one, and fewer do."
 
 
