@@ -134,7 +134,7 @@ def one_adapter(
     kept.setdefault("svd_seconds", time.monotonic() - started)
     decide, score = prepared.executor.decide, prepared.executor.score
     longest = max(len(e.token_ids_T) for e in (*decide, *score))
-    evaluation = CutEvaluation(base, updates, prepared.memory, prepared.path.packed, longest)
+    evaluation = CutEvaluation(base, updates, prepared.memory, prepared.path, longest)
     losses = kept.setdefault("loss_on_score", {})
     wanted = versions(updates)
     for label, one in wanted.items():

@@ -69,8 +69,10 @@ def tiny_base(kind: str = "llama", **options: Any) -> BaseModel:
 
 
 def random_examples(
-    count: int, *, seed: int = 0, shortest: int = 4, longest: int = 12
+    count: int, *, seed: int = 0, shortest: int = 4, longest: int = 12, shared: int = 0
 ) -> list[TokenizedExample]:
+    """``shared``: tokens before those that all begin with, whatever their ``seed``."""
+    beginning = np.arange(3, 3 + shared).astype(np.int32)
     rng = np.random.default_rng(seed)
     examples = []
     for index in range(count):
@@ -78,6 +80,8 @@ def random_examples(
         trained = np.zeros(length, dtype=bool)
         trained[int(rng.integers(1, length - 1)) :] = True
         ids = rng.integers(3, VOCABULARY, length).astype(np.int32)
+        ids = np.concatenate([beginning, ids])
+        trained = np.concatenate([np.zeros(shared, dtype=bool), trained])
         examples.append(TokenizedExample(token_ids_T=ids, trained_T=trained, prompt_key=str(index)))
     return examples
 

@@ -30,7 +30,7 @@ def on_gpu(dtype: torch.dtype = torch.bfloat16) -> Any:
 
 def found_by(monkeypatch: pytest.MonkeyPatch, trying: Callable[[str], tuple[float, float]]) -> Path:
     monkeypatch.setattr(fastest, "fused_products_run_here", lambda device, dtype: True)
-    monkeypatch.setattr(fastest, "_apart", lambda base, examples, way, longest: trying(way))
+    monkeypatch.setattr(fastest, "_apart", lambda base, examples, way, longest, **_: trying(way))
     return fastest_way(on_gpu(), ROWS, [], Recipe(), 9)
 
 

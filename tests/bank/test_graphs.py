@@ -48,18 +48,24 @@ def bank_of(base: BaseModel, noise: float = 0.0) -> AdapterBank:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("more", [0, 192], ids=["snug", "roomy"])
-def test_a_micro_step_has_the_loss_and_the_gradients_of_the_plain_one(kind: str, more: int) -> None:
+@pytest.mark.parametrize("shared", [None, 0, 7])
+def test_a_micro_step_has_the_loss_and_the_gradients_of_the_plain_one(
+    kind: str, more: int, shared: int | None
+) -> None:
+    """``shared``: tokens that all begin with, computed once; None: nothing is ever shared."""
     base = tiny_base(kind)
-    examples = random_examples(5)
+    examples = random_examples(5, shared=shared or 0)
     plain, static = bank_of(base, 0.1), bank_of(base, 0.1)
     with Forward(base, plain) as forward:
         wanted_K = gradients(forward, examples, 10_000)
-    snug = shape_of(examples)
-    row = StaticRow.empty(Shape(snug.tokens + more, snug.predicted + more), len(SPECS), 8, base.device)
-    row.fill(random_examples(3, seed=9), len(SPECS), 1)  # what was in it before must not matter
-    row.fill(examples, len(SPECS), sum(trained_tokens(e) for e in examples))
+    snug = shape_of(examples, shared)
+    shape = Shape(snug.tokens + more, snug.predicted + more, snug.spared + (more if snug.spared else 0))
+    row = StaticRow.empty(shape, len(SPECS), 8, base.device, shares=shared is not None)
+    before = random_examples(3, seed=9, shared=shared or 0)  # what was in it must not matter
+    row.fill(before, len(SPECS), 1, shared=shared or 0)
+    row.fill(examples, len(SPECS), sum(trained_tokens(e) for e in examples), shared=shared or 0)
     loss_K = torch.zeros(len(SPECS))
-    with StaticForward(base, static, working_copy(static), longest=12) as forward:
+    with StaticForward(base, static, working_copy(static), longest=24) as forward:
         forward.micro_step(row, loss_K)
     assert torch.allclose(loss_K.double(), wanted_K, rtol=1e-6)
     for one, other in zip(static.gradients, plain.gradients, strict=True):
@@ -96,14 +102,15 @@ def test_recomputed_layers_give_the_same_gradients_and_keep_less(kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_a_whole_run_trains_the_same_adapters(kind: str) -> None:
+@pytest.mark.parametrize("shared", [0, 3, 5])
+def test_a_whole_run_trains_the_same_adapters(kind: str, shared: int) -> None:
     base = tiny_base(kind)
-    examples, recipe = random_examples(30), Recipe().given(epochs=2, batch_size=4)
+    examples, recipe = random_examples(30, shared=shared), Recipe().given(epochs=2, batch_size=4)
     plain, static = bank_of(base), bank_of(base)
     looks: dict[str, list[tuple[int, list[float]]]] = {"plain": [], "static": []}
-    with Forward(base, plain) as forward:
+    with Forward(base, plain, shares=shared == 5) as forward:
         wanted = train(
-            forward, plain, examples, recipe, seed=0, capacity=30, look_after=(5, 12),
+            forward, plain, examples, recipe, seed=0, capacity=30 + 4 * shared, look_after=(5, 12),
             on_look=lambda done, loss_K: looks["plain"].append((done, loss_K.tolist())),
         )  # fmt: skip
     seen: list[tuple[int, int]] = []
@@ -113,8 +120,9 @@ def test_a_whole_run_trains_the_same_adapters(kind: str) -> None:
         examples,
         recipe,
         seed=0,
-        capacity=30,
+        capacity=30 + 4 * shared,
         compiled=False,
+        shares=shared > 0,
         on_step=lambda *done: seen.append(done),
         look_after=(5, 12),
         on_look=lambda done, loss_K: looks["static"].append((done, loss_K.tolist())),
@@ -258,17 +266,19 @@ def gpu_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operators that a GPU's attention runs by, with the written-out computation inside."""
 
     def forward(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key, value, ends, _, scaling, _ = arguments
-        out = varlen._written_out(query, key, value, ends, scaling, None).contiguous()
+        query, key, value, ends, key_ends, _, scaling, _ = arguments
+        out = varlen._written_out(query, key, value, ends, key_ends, scaling, None).contiguous()
         return out, torch.zeros(query.shape[1], query.shape[0])
 
     def backward(dout: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, ...]:
-        query, key, value, ends, _, _, _, scaling, _ = arguments
+        query, key, value, ends, key_ends, _, _, _, scaling, _ = arguments
         groups = query.shape[1] // key.shape[1]
         keys, values = (tensor.repeat_interleave(groups, 1) for tensor in (key, value))
-        place = torch.arange(len(query))
-        sequence = torch.bucketize(place, ends.long(), right=True)
-        seen = (sequence[:, None] == sequence[None, :]) & (place[:, None] >= place[None, :])
+        (sequence, place), (mine, keys_place) = (
+            varlen._places(x, len(y)) for x, y in ((ends, query), (key_ends, key))
+        )
+        place = place + (key_ends.diff() - ends.diff())[sequence]
+        seen = (sequence[:, None] == mine[None, :]) & (place[:, None] >= keys_place[None, :])
         scores = torch.einsum("qhd,khd->hqk", query, keys) * scaling
         weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
         dweights = torch.einsum("qhd,khd->hqk", dout, values)
@@ -285,8 +295,12 @@ def gpu_attention(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("gpu_attention")
-@pytest.mark.parametrize("limit", [varlen.SHORT, 32], ids=["short", "long"])
-def test_nothing_that_a_probe_does_compiles_anew(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "shares"), [(varlen.SHORT, True), (32, False)], ids=["short and shared", "long"]
+)
+def test_nothing_that_a_probe_does_compiles_anew(
+    monkeypatch: pytest.MonkeyPatch, limit: int, shares: bool
+) -> None:
     """Trying, timing, training, looking and judging, with other adapters, examples and rows each."""
     from torch._dynamo.utils import counters
 
@@ -294,13 +308,13 @@ def test_nothing_that_a_probe_does_compiles_anew(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(varlen, "SHORT", limit)
     monkeypatch.setattr(varlen, "SERVES_LONG", True)
     base = tiny_base("llama", dtype=torch.float32, layers=3)
-    examples = random_examples(40, longest=60)
+    examples = random_examples(40, longest=50, shared=10 if shares else 0)
     torch._dynamo.reset()
     counters.clear()
-    loss, gradient = fastest._apart(base, examples[:3], "compiled", 60)
+    loss, gradient = fastest._apart(base, examples[:3], "compiled", 60, shares=shares)
     assert loss < 1e-4
     assert gradient < 1e-3
-    path, recipe = HowItRuns(True, "", "compiled"), Recipe().given(epochs=2, batch_size=8)
+    path, recipe = HowItRuns(True, "", "compiled", shares=shares), Recipe().given(epochs=2, batch_size=8)
     for ranks in ((8,), (16,), (8,) * 8):
         specs = [AdapterSpec(rank, 1.0, 0.0) for rank in ranks]
         with open_run(path, base, specs, dropout=0.0, longest=60) as run:
@@ -311,6 +325,7 @@ def test_nothing_that_a_probe_does_compiles_anew(monkeypatch: pytest.MonkeyPatch
             on_look=lambda *_: run.evaluate(examples[:7], 300),
         )  # fmt: skip
         run.evaluate(examples, 200)
+        run.evaluate(examples, 60)  # some alone in their row, sharing with nobody
     assert counters["stats"]["unique_graphs"] == 2  # a layer and the loss
 
 
@@ -326,9 +341,10 @@ import torch
 from rightrank.bank import varlen
 from rightrank.executors import local
 short = []
-varlen.short_attention = lambda query, *rest: short.append(rest[3]) or (query, None)
+varlen.short_attention = lambda query, *rest: short.append(rest[4]) or (query, None)
 query, key = torch.zeros(600, 4, 8), torch.zeros(600, 2, 8)
-varlen._flash(query, key, key, torch.tensor([0, 600]), 600, None, None)
+ends = torch.tensor([0, 600])
+varlen._flash(query, key, key, ends, ends, 600, None, None)
 print(short)
 """
 
@@ -357,7 +373,8 @@ def test_only_attentions_gradient_asks_for_one_order(
     monkeypatch.setattr(varlen, "_flash_backward", backward)
     query, key = torch.zeros(6, 4, 8), torch.zeros(6, 2, 8)
     seen = varlen.EVERYTHING if window is None else window
-    given = (query, query, key, key, torch.tensor([0, 6]), query, torch.zeros(4, 6), 6, 0.5, seen)
+    ends = torch.tensor([0, 6])
+    given = (query, query, key, key, ends, ends, query, torch.zeros(4, 6), 6, 0.5, seen)
     torch.set_deterministic_debug_mode(mode)
     try:
         varlen.long_attention_backward._init_fn(*given)

@@ -10,8 +10,9 @@ from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.batch import Batch
 from rightrank.bank.forward import Forward
 from rightrank.bank.targets import find_targets
-from rightrank.bank.verify import choose_path
+from rightrank.bank.verify import choose_path, sharing, worth_sharing
 from rightrank.errors import ModelError
+from rightrank.recipe import Recipe
 from tiny import plain_losses, random_examples, tiny_base
 
 EXAMPLES = random_examples(4, shortest=8, longest=14)
@@ -162,3 +163,45 @@ def test_a_layer_that_sees_some_tokens_only_is_refused_beside_neighbours():
     bank = AdapterBank(find_targets(base.model), specs, device=base.device, dtype=torch.float64)
     with pytest.raises(ModelError, match="routed layers"), Forward(base, bank) as forward:
         forward.token_losses(Batch.of(EXAMPLES))
+
+
+PACKED = verify.Path(True, "packed rows")
+ALIKE = random_examples(4, shortest=8, longest=14, shared=9)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "mistral", "gemma2"])
+def test_losses_and_gradients_stay_where_examples_share_tokens(kind):
+    """Mistral's window, of 6 tokens, is shorter than what is shared; Gemma 2 has a soft cap, and windows in half its layers."""
+    base = tiny_base(kind)
+    truth = torch.cat(plain_losses(base.model, ALIKE))
+    specs, found = [AdapterSpec(4, 8, 1e-3), AdapterSpec(2, 4, 1e-3)], []
+    for shares in (False, True):
+        bank = AdapterBank(find_targets(base.model), specs, device=base.device, dtype=torch.float64)
+        with Forward(base, bank, shares=shares) as forward:
+            losses = forward.token_losses(Batch.of(ALIKE, shares=shares))[0]
+            losses.sum().backward()
+        torch.testing.assert_close(
+            losses[0], truth, rtol=0, atol=1e-5
+        )  # norms are float32's whatever the dtype
+        found.append(bank.flat_gradient)
+    assert torch.linalg.vector_norm(found[1] - found[0]) < 1e-5 * torch.linalg.vector_norm(found[0])
+    assert sharing(base, PACKED, ALIKE).shares
+
+
+def test_sharing_is_left_where_it_computes_something_else(monkeypatch):
+    base = tiny_base()
+    monkeypatch.setattr(verify, "TOLERANCE_NATS", {torch.float64: -1.0})
+    assert sharing(base, PACKED, ALIKE) == PACKED
+    monkeypatch.undo()
+    assert sharing(base, verify.Path(False, "padded rows"), ALIKE) == verify.Path(False, "padded rows")
+    assert sharing(base, PACKED, EXAMPLES) == PACKED, "they begin differently"
+
+
+def test_sharing_is_worth_it_from_some_share_of_the_tokens_on():
+    recipe = Recipe().given(batch_size=8)
+    long = random_examples(16, shortest=190, longest=210, shared=6)
+    assert worth_sharing(random_examples(16, shared=6), recipe)
+    assert not worth_sharing(long, recipe), "3 of 100 tokens"
+    assert not worth_sharing(random_examples(16), recipe)
+    assert not worth_sharing(random_examples(16, shared=6), recipe.given(batch_size=1))
+    assert not worth_sharing(random_examples(16, shared=6), recipe.given(dropout=0.1))

@@ -44,6 +44,10 @@ class Update:
         """How many there are: the most that a cut can keep."""
         return len(self.size_D)
 
+    def on(self, device: torch.device) -> Update:
+        """The same, there."""
+        return Update(self.target, *(x.to(device) for x in (self.left_OD, self.size_D, self.right_DI)))
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -142,16 +146,23 @@ def _largest_within(
 
 @torch.no_grad()
 def bank_of_cuts(
-    updates: Sequence[Update], cuts: Sequence[Cut], *, device: torch.device, dtype: torch.dtype
+    updates: Sequence[Update],
+    cuts: Sequence[Cut],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    products: bool = True,
 ) -> AdapterBank:
     """A bank that holds the ``cuts`` side by side, with balanced factors: A = √size · right, B = left · √size.
+
+    ``products``: with what plain steps multiply by, which captured ones do not need.
 
     Where a cut has one rank for all layers its alpha is that rank, so that the scale is 1; otherwise each layer's own alpha / rank is
     taken out of its B.
     """
     targets = [update.target for update in updates]
     specs = [AdapterSpec(cut.rank, alpha=cut.rank, learning_rate=0.0, ranks=cut.ranks) for cut in cuts]
-    bank = AdapterBank(targets, specs, device=device, dtype=dtype, start=False)
+    bank = AdapterBank(targets, specs, device=device, dtype=dtype, start=False, products=products)
     for m, (module, update) in enumerate(zip(bank.modules, updates, strict=True)):
         root_D = update.size_D.sqrt()
         for k, cut in enumerate(cuts):

@@ -6,6 +6,7 @@ Dimensions: V cuts, E held-out examples.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +16,18 @@ from rightrank.bank.cut import bank_of_cuts
 from rightrank.bank.evaluate import HeldOut, evaluate
 from rightrank.bank.forward import Forward
 from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, make_packs
+from rightrank.bank.static import StaticForward
+from rightrank.bank.update import working_copy
 from rightrank.bank.whole_modules import WholeModules, in_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rightrank.bank.adapters import AdapterBank
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.cut import Cut, Update
     from rightrank.bank.memory import MemoryModel
+    from rightrank.bank.verify import Path
     from rightrank.data import TokenizedExample
 
 # As for training: a CPU gains nothing by several at once, a GPU on a small model much.
@@ -37,7 +42,8 @@ class CutEvaluation:
     base: BaseModel
     updates: tuple[Update, ...]
     memory: MemoryModel
-    packed: bool
+    path: Path
+    """How the base runs."""
     longest: int
     """Tokens of the longest example."""
     whole: WholeModules = field(default_factory=WholeModules)
@@ -45,7 +51,7 @@ class CutEvaluation:
 
     def bare(self, examples: Sequence[TokenizedExample]) -> HeldOut:
         """The base model without any adapter, as one row."""
-        with Forward(self.base, packed=self.packed) as forward:
+        with Forward(self.base, packed=self.path.packed, shares=self.path.shares) as forward:
             return evaluate(forward, examples, capacity=self._capacity(0, 1))
 
     def cuts(self, cuts: Sequence[Cut], examples: Sequence[TokenizedExample]) -> HeldOut:
@@ -64,15 +70,37 @@ class CutEvaluation:
         right_VE = np.zeros((len(cuts), len(examples)), dtype=np.int64)
         for pack in packs:
             chosen = [cuts[i] for i in pack]
-            bank = bank_of_cuts(self.updates, chosen, device=self.base.device, dtype=self.base.dtype)
+            bank = bank_of_cuts(
+                self._near,
+                chosen,
+                device=self.base.device,
+                dtype=self.base.dtype,
+                products=self.path.way == "plain",
+            )
             capacity = self._capacity(sum(master.numel() for master in bank.masters), len(chosen))
-            with (
-                in_place(self.base.model, self.whole),
-                Forward(self.base, bank, packed=self.packed) as forward,
-            ):
+            with in_place(self.base.model, self.whole), self._forward(bank) as forward:
                 found = evaluate(forward, examples, capacity=capacity)
             loss_VE[pack], right_VE[pack] = found.loss_KE, found.right_KE
         return HeldOut(loss_VE, right_VE)
+
+    @cached_property
+    def _near(self) -> tuple[Update, ...]:
+        """Taken to the device once, and not for every cut."""
+        return tuple(update.on(self.base.device) for update in self.updates)
+
+    def _forward(self, bank: AdapterBank) -> Forward | StaticForward:
+        path = self.path
+        if path.way == "plain":
+            return Forward(self.base, bank, packed=path.packed, shares=path.shares)
+        return StaticForward(
+            self.base,
+            bank,
+            working_copy(bank),
+            longest=self.longest,
+            compiled=path.way == "compiled",
+            recomputed=path.recomputed,
+            shares=path.shares,
+        )
 
     def _capacity(self, parameters: int, adapters: int) -> int:
         fits = self.memory.capacity(parameters, adapters, available_bytes(self.base.device))

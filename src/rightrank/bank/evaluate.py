@@ -28,6 +28,7 @@ class Judge(Protocol):
 
     base: BaseModel
     adapters: int
+    shares: bool
 
     def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "K S"], Int[Tensor, "K S"]]:
         """Nats of every trained token, and 1 where it is the greedy choice, for every adapter."""
@@ -57,7 +58,7 @@ def evaluate(
     right_KE = np.zeros((forward.adapters, len(examples)), dtype=np.int64)
     place = 0
     for group in split_to_capacity([examples[i] for i in order], capacity):
-        batch = Batch.of(group, forward.base.device)
+        batch = Batch.of(group, forward.base.device, shares=forward.shares)
         loss_KS, right_KS = forward.token_losses(batch)
         size = (forward.adapters, len(group))
         sums = torch.zeros(size, dtype=torch.float64, device=loss_KS.device).index_add_(

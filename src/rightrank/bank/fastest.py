@@ -51,7 +51,7 @@ def fastest_way(
     failed = []
     for way, words in WAYS:
         try:
-            loss, gradient = _apart(base, examples, way, longest)
+            loss, gradient = _apart(base, examples, way, longest, shares=path.shares)
         except CaptureError as error:
             failed.append(f"{words} failed: {error}")
             continue
@@ -76,7 +76,7 @@ def _ruled_out(base: BaseModel, path: Path, recipe: Recipe) -> str:
 
 
 def _apart(
-    base: BaseModel, examples: Sequence[TokenizedExample], way: Way, longest: int
+    base: BaseModel, examples: Sequence[TokenizedExample], way: Way, longest: int, *, shares: bool = False
 ) -> tuple[float, float]:
     """Worst distances of loss (nats a token) and gradient (a share of its length) from the plain step's, over two small adapters."""
     examples = short(examples)
@@ -85,8 +85,9 @@ def _apart(
     with Forward(base, plain) as forward:
         wanted_K = gradients(forward, examples, tokens)
     update = FlatUpdate(graphed, Recipe(), 1)
-    work = split(examples, tokens)
-    steps = GraphedSteps(base, graphed, update, work, compiled=way == "compiled", longest=longest)
+    work = split(examples, tokens, shares=shares)
+    compiled = way == "compiled"
+    steps = GraphedSteps(base, graphed, update, work, compiled=compiled, shares=shares, longest=longest)
     for micro in work:
         steps.micro_step(micro)
     pairs = zip(graphed.gradients, plain.gradients, strict=True)

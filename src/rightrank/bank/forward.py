@@ -45,6 +45,7 @@ class Forward:
     ``packed``: rows without padding through our attention function; otherwise right-padded rows through the model's own.
     ``dropout`` acts while ``dropout_seed`` is set; a mask depends on that seed, the layer and the example's place in the recipe's
     batch, so that neither neighbours nor micro-batches change it. ``recomputed``: keep only what enters each layer for the backward pass.
+    ``shares``: whoever makes its batches lets examples share their first tokens; not with ``dropout``, which differs from one to the next.
     """
 
     def __init__(
@@ -55,13 +56,16 @@ class Forward:
         packed: bool = True,
         dropout: float = 0.0,
         recomputed: bool = False,
+        shares: bool = False,
     ) -> None:
+        assert not (shares and (dropout or not packed))
         self.base = base
         self.bank = bank
         self.packed = packed
         self.adapters = len(bank.specs) if bank is not None else 1
         self.dropout = dropout
         self.recomputed = recomputed
+        self.shares = shares
         self.dropout_seed: int | None = None
         self._grouped = bank is not None and grouped_products_run_here(bank.device, bank.dtype)
         self._anchor = torch.zeros((), device=base.device, requires_grad=bank is not None)

@@ -10,21 +10,21 @@ Dimensions: K adapters.
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rightrank.bank.batch import split_to_capacity, trained_tokens
+from rightrank.bank.batch import shared_tokens, split_to_capacity, trained_tokens
 from rightrank.bank.rows import Shape, StaticRow, choose_shapes, fitting, shape_of
 from rightrank.bank.static import StaticForward
 from rightrank.bank.step import Trained, batches
 from rightrank.bank.update import FlatUpdate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from jaxtyping import Float
     from torch import Tensor
@@ -52,13 +52,23 @@ class MicroBatch:
     batch_tokens: int
     """Trained tokens of the whole batch, which its loss is divided by."""
     need: Shape
+    shared: int = 0
+    """Tokens that its examples begin with, and that are computed once."""
+
+    @classmethod
+    def of(cls, examples: list[TokenizedExample], batch_tokens: int, *, shares: bool) -> MicroBatch:
+        """``shares``: compute once what all begin with."""
+        if not shares:
+            return cls(examples, batch_tokens, shape_of(examples))
+        shared = shared_tokens(examples)
+        return cls(examples, batch_tokens, shape_of(examples, shared), shared)
 
 
-def split(examples: Sequence[TokenizedExample], capacity: int) -> list[MicroBatch]:
-    """A batch in rows of at most ``capacity`` tokens, those without a trained token left out."""
+def split(examples: Sequence[TokenizedExample], capacity: int, *, shares: bool = False) -> list[MicroBatch]:
+    """A batch in rows of at most ``capacity`` tokens, those without a trained token left out; ``shares`` as ``MicroBatch.of`` has it."""
     total = sum(trained_tokens(example) for example in examples)
     groups = split_to_capacity(examples, capacity)
-    return [MicroBatch(group, total, shape_of(group)) for group in groups if any(map(trained_tokens, group))]
+    return [MicroBatch.of(group, total, shares=shares) for group in groups if any(map(trained_tokens, group))]
 
 
 class GraphedSteps:
@@ -76,16 +86,29 @@ class GraphedSteps:
         *,
         compiled: bool,
         recomputed: bool = False,
+        shares: bool = False,
         longest: int = 1,
     ) -> None:
-        """``longest``: tokens of the longest example anywhere, so that all that is ever captured runs by the same kernels."""
+        """``longest``: tokens of the longest example anywhere, so that all that is ever captured runs by the same kernels.
+
+        ``shares``: as ``work`` was split.
+        """
         self.bank, self.update = bank, update
         self.shapes = choose_shapes([micro.need for micro in work])
         most = max((len(micro.examples) for micro in work), default=1)
-        self._rows = {s: StaticRow.empty(s, len(bank.specs), most, bank.device) for s in self.shapes}
+        self._rows = {
+            shape: StaticRow.empty(shape, len(bank.specs), most, bank.device, shares=shares)
+            for shape in self.shapes
+        }
         longest = max([longest, *(self._longest(micro) for micro in work)])
         self._forward = StaticForward(
-            base, bank, update.working, longest=longest, compiled=compiled, recomputed=recomputed
+            base,
+            bank,
+            update.working,
+            longest=longest,
+            compiled=compiled,
+            recomputed=recomputed,
+            shares=shares,
         )
         self._graphs: dict[Shape | str, torch.cuda.CUDAGraph] = {}
         if bank.device.type == "cuda":
@@ -100,18 +123,22 @@ class GraphedSteps:
     def _longest(self, micro: MicroBatch) -> int:
         """Tokens of the longest sequence of its row: an example or the filling."""
         lengths = [len(example.token_ids_T) for example in micro.examples]
-        return max(*lengths, fitting(self.shapes, micro.need).tokens - sum(lengths))
+        shape = fitting(self.shapes, micro.need)
+        return max(*lengths, shape.tokens + shape.spared - sum(lengths))
 
     def micro_step(self, micro: MicroBatch) -> None:
         """Add the gradients and the loss of a micro-batch."""
         shape = fitting(self.shapes, micro.need)
         row = self._rows[shape]
-        row.fill(micro.examples, len(self.bank.specs), micro.batch_tokens)
+        self._fill(row, micro)
         if self._graphs:
             self._graphs[shape].replay()
         else:
             with self._forward:
                 self._forward.micro_step(row, self.update.loss_K)
+
+    def _fill(self, row: StaticRow, micro: MicroBatch) -> None:
+        row.fill(micro.examples, len(self.bank.specs), micro.batch_tokens, shared=micro.shared)
 
     def apply(self) -> None:
         """The update."""
@@ -131,11 +158,9 @@ class GraphedSteps:
         for shape in reversed(self.shapes):
             row = self._rows[shape]
             some = next(micro for micro in work if fitting(self.shapes, micro.need) == shape)
-            row.fill(some.examples, len(self.bank.specs), some.batch_tokens)
+            self._fill(row, some)
             steps[shape] = partial(self._forward.micro_step, row, self.update.loss_K)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        with aside(self.bank.device):
             for number, step in enumerate(steps.values()):
                 for _ in range(1 if number else WARM_UPS):
                     step()
@@ -149,7 +174,21 @@ class GraphedSteps:
             for shape, step in steps.items():
                 self._graphs[shape] = _captured(step, pool)
             self._graphs["update"] = _captured(self.update.apply, pool)
-        torch.cuda.current_stream().wait_stream(side)
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """On a stream of ours, always the same, since capturing takes one: libraries keep a workspace for every stream they have seen."""
+    side, main = _side_stream(device), torch.cuda.current_stream(device)
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        yield
+    main.wait_stream(side)
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def _in_one_line(error: Exception) -> str:
@@ -182,6 +221,7 @@ def train_in_graphs(
     capacity: int,
     compiled: bool,
     recomputed: bool = False,
+    shares: bool = False,
     longest: int = 1,
     on_step: Callable[[int, int], None] = lambda done, steps: None,
     look_after: Collection[int] = (),
@@ -189,17 +229,19 @@ def train_in_graphs(
 ) -> Trained:
     """``step.train``, the same batches in the same order, in captured graphs, without LoRA dropout.
 
-    ``longest`` as ``GraphedSteps`` takes it.
+    ``longest`` as ``GraphedSteps`` takes it; ``shares``: what all examples of a row begin with is computed once.
     Raises CaptureError where the model cannot be captured, before anything is trained.
     """
     assert recipe.dropout == 0
     steps = recipe.steps(len(examples))
     update = FlatUpdate(bank, recipe, steps)
-    plan = [split([examples[i] for i in chosen], capacity) for chosen in batches(len(examples), recipe, seed)]
+    plan = [
+        split([examples[i] for i in chosen], capacity, shares=shares)
+        for chosen in batches(len(examples), recipe, seed)
+    ]
     work = [micro for step in plan for micro in step]
-    graphed = GraphedSteps(
-        base, bank, update, work, compiled=compiled, recomputed=recomputed, longest=longest
-    )
+    layers: dict[str, Any] = {"compiled": compiled, "recomputed": recomputed, "shares": shares}
+    graphed = GraphedSteps(base, bank, update, work, **layers, longest=longest)
     tail, look = _Mean(bank), _Mean(bank)
     for done, micros in enumerate(plan, start=1):
         for micro in micros:

@@ -130,14 +130,15 @@ def measure_graphs(
     *,
     compiled: bool,
     recomputed: bool = False,
+    shares: bool = False,
     longest: int = 1,
 ) -> MemoryModel:
     """The peak of a real step without its loss, on a row of ``examples`` repeated that fills a quarter of what is free.
 
     What does not grow with the row counts as if it did; the loss's part is counted. ``longest``: tokens of the
-    longest example of all, which decides the kernels.
+    longest example of all, which decides the kernels. ``shares``: as where rows may share tokens; here none does, which takes most.
     """
-    layers = {"compiled": compiled, "recomputed": recomputed}
+    layers = {"compiled": compiled, "recomputed": recomputed, "shares": shares}
     row = max(len(example.token_ids_T) for example in examples)
     tokens = max(DRY_RUNS[0], -(-row // STEP) * STEP)
     peak = _dry_run(base, examples, tokens, layers, longest)
@@ -160,6 +161,7 @@ def _dry_run(
     base: BaseModel, examples: Sequence[TokenizedExample], tokens: int, layers: dict[str, bool], longest: int
 ) -> int:
     """Bytes that forward and backward pass of one small adapter need on a row of ``tokens`` tokens."""
+    from rightrank.bank.graphs import aside
     from rightrank.bank.static import StaticForward
     from rightrank.bank.update import working_copy
 
@@ -171,10 +173,12 @@ def _dry_run(
             break
         taken.append(example)
         left -= len(example.token_ids_T)
-    row = StaticRow.empty(Shape(tokens, tokens), 1, max(1, len(taken)), base.device)
+    shape = Shape(tokens, tokens, STEP if layers["shares"] else 0)
+    row = StaticRow.empty(shape, 1, max(1, len(taken)), base.device, shares=layers["shares"])
     row.fill(taken, 1, 1)
-    longest = max([longest, left, *(len(example.token_ids_T) for example in taken)])
-    with StaticForward(base, bank, working_copy(bank), longest=longest, **layers) as forward:
+    longest = max([longest, left + shape.spared, *(len(example.token_ids_T) for example in taken)])
+    forward = StaticForward(base, bank, working_copy(bank), longest=longest, **layers)
+    with forward, aside(base.device):
         for _ in range(2):  # the first may compile
             torch.cuda.synchronize(base.device)
             torch.cuda.reset_peak_memory_stats(base.device)

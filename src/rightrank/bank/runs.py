@@ -48,10 +48,10 @@ def open_run(
 
     ``longest``: tokens of the longest example of all.
     """
+    layers = {"recomputed": path.recomputed, "shares": path.shares}
     if path.way == "plain":
-        return PlainRun(base, specs, packed=path.packed, dropout=dropout, recomputed=path.recomputed)
-    compiled = path.way == "compiled"
-    return GraphedRun(base, specs, compiled=compiled, recomputed=path.recomputed, longest=longest)
+        return PlainRun(base, specs, packed=path.packed, dropout=dropout, **layers)
+    return GraphedRun(base, specs, compiled=path.way == "compiled", longest=longest, **layers)
 
 
 class PlainRun:
@@ -65,9 +65,12 @@ class PlainRun:
         packed: bool,
         dropout: float,
         recomputed: bool = False,
+        shares: bool = False,
     ) -> None:
         self.bank = AdapterBank(base.targets, specs, device=base.device, dtype=base.dtype)
-        self._forward = Forward(base, self.bank, packed=packed, dropout=dropout, recomputed=recomputed)
+        self._forward = Forward(
+            base, self.bank, packed=packed, dropout=dropout, recomputed=recomputed, shares=shares
+        )
         self._stack = ExitStack()
 
     def __enter__(self) -> PlainRun:
@@ -111,10 +114,11 @@ class GraphedRun:
         *,
         compiled: bool,
         recomputed: bool = False,
+        shares: bool = False,
         longest: int = 1,
     ) -> None:
         self.base, self._longest = base, longest
-        self._layers: dict[str, Any] = {"compiled": compiled, "recomputed": recomputed}
+        self._layers: dict[str, Any] = {"compiled": compiled, "recomputed": recomputed, "shares": shares}
         self.bank = AdapterBank(base.targets, specs, device=base.device, dtype=base.dtype, products=False)
 
     def __enter__(self) -> GraphedRun:
@@ -139,7 +143,8 @@ class GraphedRun:
     def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
         """Everything once before the clock runs; ``examples`` may be several batches. Raises CaptureError as ``train`` does."""
         device = self.bank.device
-        plan = [split(batch, capacity) for batch in batched(examples, recipe)]
+        shares = self._layers["shares"]
+        plan = [split(batch, capacity, shares=shares) for batch in batched(examples, recipe)]
         work = [micro for micros in plan for micro in micros]
         update = FlatUpdate(self.bank, recipe, steps=len(plan))
         options = {**self._layers, "longest": self._longest}

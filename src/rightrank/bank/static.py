@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rightrank.bank.batch import Batch
     from rightrank.bank.groups import Group
     from rightrank.bank.head_loss import WithGradient
+    from rightrank.bank.rows import SharedKeys
 
 
 class StaticForward:
@@ -46,7 +47,8 @@ class StaticForward:
 
     ``working``: the bank's masters in the base's dtype (``update.working_copy``). ``longest``: tokens of the longest sequence.
     ``compiled``: fuse each layer's elementwise work by torch.compile, for any K, any ranks and any capacity at once.
-    ``recomputed``: keep only what enters each layer for the backward pass.
+    ``recomputed``: keep only what enters each layer for the backward pass. ``shares``: tokens that all examples of a row begin with are
+    computed once.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class StaticForward:
         longest: int,
         compiled: bool = False,
         recomputed: bool = False,
+        shares: bool = False,
     ) -> None:
         self.base, self.bank, self.working, self.compiled = base, bank, working, compiled
-        self.recomputed = recomputed
+        self.recomputed, self.shares = recomputed, shares
         self.adapters = len(bank.specs)
         self._longest = -(-longest // STEP) * STEP
         limit = LOGITS_ON_GPU if bank.device.type == "cuda" else LOGITS_ON_CPU
@@ -122,7 +125,7 @@ class StaticForward:
 
     def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "K S"], Int[Tensor, "K S"]]:
         """Nats of every trained token, and 1 where it is the greedy choice, for every adapter."""
-        row = StaticRow.of(batch, self.adapters)
+        row = StaticRow.of(batch, self.adapters, shares=self.shares)
         self._judging = True
         try:
             with torch.enable_grad():  # as in training, so that nothing is compiled twice
@@ -137,14 +140,16 @@ class StaticForward:
 
     def hidden(self, row: StaticRow) -> Float[Tensor, "K C H"]:
         """Last hidden states of every token, for every adapter."""
+        tables = {} if row.keys is None else _tables(row.keys, self.adapters)
         out = decoder_of(self.base.model)(
             input_ids=row.token_ids_C.repeat(self.adapters)[None],
             position_ids=row.position_ids_C.repeat(self.adapters)[None],
             use_cache=False,
             cu_seq_lens_q=row.ends_N,
-            cu_seq_lens_k=row.ends_N,
+            cu_seq_lens_k=row.ends_N if row.keys is None else row.keys.ends_N,
             max_length_q=self._longest,
             max_length_k=self._longest,
+            **tables,
         )
         self._output_type = type(out)
         hidden: Tensor = out.last_hidden_state.view(self.adapters, row.shape.tokens, -1)
@@ -170,6 +175,12 @@ class StaticForward:
         """Where autograd starts: the embeddings are frozen, and the first layer's adapters have gradients all the same."""
         self._start = embedded.detach().requires_grad_()
         return self._start
+
+
+def _tables(keys: SharedKeys, adapters: int) -> dict[str, Tensor]:
+    """As ``varlen_attention`` takes them."""
+    source, first, times = keys.of_all(adapters)
+    return {"shared_source": source, "shared_first": first, "shared_times": times}
 
 
 def _compiled_by_hand() -> WithGradient:

@@ -49,7 +49,7 @@ def gradients(forward: Forward, examples: Sequence[TokenizedExample], capacity: 
     loss_K = torch.zeros(forward.adapters, device=device, dtype=torch.float64)
     place = 0
     for group in split_to_capacity(examples, capacity):
-        batch = Batch.of(group, device, first=place)
+        batch = Batch.of(group, device, first=place, shares=forward.shares)
         place += len(group)
         if not batch.trained_tokens:
             continue

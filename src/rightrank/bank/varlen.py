@@ -1,8 +1,10 @@
 """Attention over all adapters' rows laid end to end, registered with transformers: every example attends to itself alone.
 
-Where the examples begin comes in a tensor of fixed length, so that one captured graph serves every batch.
+Where the examples begin comes in a tensor of fixed length, so that one captured graph serves every batch. An example that leaves the
+tokens it shares to another has fewer queries than keys: its queries are then its last tokens.
 
-Dimensions: M tokens of all adapters together, H heads, G key heads, D numbers a head, N sequences.
+Dimensions: M tokens of all adapters together, Y keys (as many, but where examples share tokens), H heads, G key heads, D numbers a head,
+N sequences.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from rightrank.bank.attention import UNSAID, _refuse_hidden_window, _refuse_unknown
+from rightrank.bank.shared_keys import spread
 
 try:
     from torch.nn.attention import varlen as fused
@@ -48,26 +51,33 @@ def varlen_attention(
     dropout: float = 0.0,
     sliding_window: int | None = UNSAID,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     max_length_q: int = 0,
+    shared_source: Tensor | None = None,
+    shared_first: Tensor | None = None,
+    shared_times: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence; returns [1, M, H, D] and no weights, as transformers wants it.
 
-    ``cu_seq_lens_q``: where each sequence begins, and the end of the last, int32 [N + 1]; ``max_length_q``: no sequence is longer.
+    ``cu_seq_lens_q``: where each sequence begins, and the end of the last, int32 [N + 1], ``cu_seq_lens_k``: where its keys do, which
+    ``spread`` makes of the tables ``shared_*`` where there are some; ``max_length_q``: no sequence has more keys.
     Raises UnsupportedAttentionError for soft caps, sinks, biases and whatever else is unknown here.
     """
-    for name in ("cu_seq_lens_k", "max_length_k"):
-        rest.pop(name, None)
+    rest.pop("max_length_k", None)
     _refuse_unknown(module, attention_mask, dropout, rest)
     if sliding_window == UNSAID:
         _refuse_hidden_window(module)
         sliding_window = None
-    assert cu_seq_lens_q is not None
+    assert cu_seq_lens_q is not None and cu_seq_lens_k is not None
     query, key, value = (x[0].transpose(0, 1) for x in (query_1HMD, key_1GMD, value_1GMD))
+    if shared_source is not None:
+        key, value = spread(key, value, shared_source, shared_first, shared_times, cu_seq_lens_k)
+    ends = (cu_seq_lens_q, cu_seq_lens_k)
     if _fused_here(query):
-        out = _flash(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+        out = _flash(query, key, value, *ends, max_length_q, scaling, sliding_window)
     else:
-        out = _written_out(query, key, value, cu_seq_lens_q, scaling, sliding_window)
+        out = _written_out(query, key, value, *ends, scaling, sliding_window)
     return out[None], None
 
 
@@ -80,6 +90,7 @@ def _flash(
     key: Tensor,
     value: Tensor,
     ends: Tensor,
+    key_ends: Tensor,
     longest: int,
     scaling: float | None,
     window: int | None,
@@ -87,19 +98,20 @@ def _flash(
     seen = EVERYTHING if window is None else window
     scale = query.shape[2] ** -0.5 if scaling is None else scaling
     if longest <= SHORT or not SERVES_LONG:
-        return short_attention(query, key, value, ends, longest, scale, seen)[0]  # type: ignore[no-any-return]
+        return short_attention(query, key, value, ends, key_ends, longest, scale, seen)[0]  # type: ignore[no-any-return]
     if key.shape[1] != query.shape[1] and not TAKES_GROUPS:
         times = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(times, 1) for x in (key, value))
-    return long_attention(query, key, value, ends, longest, scale, seen)[0]  # type: ignore[no-any-return]
+    return long_attention(query, key, value, ends, key_ends, longest, scale, seen)[0]  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("rightrank::short_attention", mutates_args=())
 def short_attention(
     query_MHD: Tensor,
-    key_MGD: Tensor,
-    value_MGD: Tensor,
+    key_YGD: Tensor,
+    value_YGD: Tensor,
     ends_N: Tensor,
+    key_ends_N: Tensor,
     longest: int,
     scaling: float,
     window: int,
@@ -110,16 +122,19 @@ def short_attention(
     """
     from rightrank.bank import attention_kernels
 
-    return attention_kernels.forward(query_MHD, key_MGD, value_MGD, ends_N, longest, scaling, window)
+    return attention_kernels.forward(
+        query_MHD, key_YGD, value_YGD, ends_N, key_ends_N, longest, scaling, window
+    )
 
 
 @torch.library.custom_op("rightrank::short_attention_backward", mutates_args=())
 def short_attention_backward(
     dout_MHD: Tensor,
     query_MHD: Tensor,
-    key_MGD: Tensor,
-    value_MGD: Tensor,
+    key_YGD: Tensor,
+    value_YGD: Tensor,
     ends_N: Tensor,
+    key_ends_N: Tensor,
     out_MHD: Tensor,
     sums_HM: Tensor,
     longest: int,
@@ -129,16 +144,17 @@ def short_attention_backward(
     """Gradients of query, key and value."""
     from rightrank.bank import attention_kernels
 
-    given = (query_MHD, key_MGD, value_MGD, ends_N, out_MHD, sums_HM)
+    given = (query_MHD, key_YGD, value_YGD, ends_N, key_ends_N, out_MHD, sums_HM)
     return attention_kernels.backward(dout_MHD.contiguous(), *given, longest, scaling, window)
 
 
 @torch.library.custom_op("rightrank::long_attention", mutates_args=())
 def long_attention(
     query_MHD: Tensor,
-    key_MGD: Tensor,
-    value_MGD: Tensor,
+    key_YGD: Tensor,
+    value_YGD: Tensor,
     ends_N: Tensor,
+    key_ends_N: Tensor,
     longest: int,
     scaling: float,
     window: int,
@@ -146,7 +162,7 @@ def long_attention(
     """PyTorch's ``varlen_attn``, whose backward pass adds up in one order here. Returns what ``short_attention`` does."""
     options: dict[str, Any] = {"enable_gqa": True} if TAKES_GROUPS else {}
     out, sums = fused.varlen_attn(
-        query_MHD, key_MGD, value_MGD, ends_N, ends_N, longest, longest,
+        query_MHD, key_YGD, value_YGD, ends_N, key_ends_N, longest, longest,
         return_aux=fused.AuxRequest(lse=True), scale=scaling, window_size=_before_and_behind(window), **options,
     )  # fmt: skip
     return out.contiguous(), sums.contiguous()
@@ -156,9 +172,10 @@ def long_attention(
 def long_attention_backward(
     dout_MHD: Tensor,
     query_MHD: Tensor,
-    key_MGD: Tensor,
-    value_MGD: Tensor,
+    key_YGD: Tensor,
+    value_YGD: Tensor,
     ends_N: Tensor,
+    key_ends_N: Tensor,
     out_MHD: Tensor,
     sums_HM: Tensor,
     longest: int,
@@ -169,12 +186,12 @@ def long_attention_backward(
     before, behind = _before_and_behind(window)
     no_dropout = torch.zeros(2, dtype=torch.uint64, device=query_MHD.device), query_MHD.new_empty(0)
     with in_one_order():
-        dq_MHD, dk_MGD, dv_MGD = _flash_backward(
-            dout_MHD, query_MHD, key_MGD, value_MGD, out_MHD, sums_HM, ends_N, ends_N, longest, longest,
+        dq_MHD, dk_YGD, dv_YGD = _flash_backward(
+            dout_MHD, query_MHD, key_YGD, value_YGD, out_MHD, sums_HM, ends_N, key_ends_N, longest, longest,
             0.0, window == EVERYTHING, *no_dropout,
             scale=scaling, window_size_left=before, window_size_right=behind,
         )  # fmt: skip
-    return dq_MHD.contiguous(), dk_MGD.contiguous(), dv_MGD.contiguous()
+    return dq_MHD.contiguous(), dk_YGD.contiguous(), dv_YGD.contiguous()
 
 
 _flash_backward = torch.ops.aten._flash_attention_backward
@@ -222,7 +239,7 @@ def _make_differentiable(forward: Any, backward: Any) -> None:
 
     def gradients(ctx: Any, dout: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         numbers = (ctx.longest, ctx.scaling, ctx.window)
-        return *backward(dout, *ctx.saved_tensors, *numbers), *[None] * 4
+        return *backward(dout, *ctx.saved_tensors, *numbers), *[None] * 5
 
     forward.register_fake(_fake_forward)
     backward.register_fake(_fake_backward)
@@ -234,18 +251,32 @@ _make_differentiable(long_attention, long_attention_backward)
 
 
 def _written_out(
-    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scaling: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ends: Tensor,
+    key_ends: Tensor,
+    scaling: float | None,
+    window: int | None,
 ) -> Tensor:
     """The same with one mask over all tokens: for machines without the fused kernel, and small inputs."""
-    place_M = torch.arange(query.shape[0], device=query.device)
-    sequence_M = torch.bucketize(place_M, ends.long(), right=True)
-    distance_MM = place_M[:, None] - place_M[None, :]
-    seen_MM = (sequence_M[:, None] == sequence_M[None, :]) & (distance_MM >= 0)
+    sequence_M, place_M = _places(ends, query.shape[0])
+    sequence_Y, place_Y = _places(key_ends, key.shape[0])
+    before_N = key_ends.diff() - ends.diff()  # keys that stand before a sequence's first query
+    distance_MY = (place_M + before_N[sequence_M])[:, None] - place_Y[None, :]
+    seen_MY = (sequence_M[:, None] == sequence_Y[None, :]) & (distance_MY >= 0)
     if window is not None:
-        seen_MM = seen_MM & (distance_MM < window)
+        seen_MY = seen_MY & (distance_MY < window)
     query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_MM, scale=scaling, enable_gqa=True)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_MY, scale=scaling, enable_gqa=True)
     return out[0].transpose(0, 1)
+
+
+def _places(ends: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The sequence of each of ``count`` tokens, and its place in it."""
+    place = torch.arange(count, device=ends.device)
+    sequence = torch.bucketize(place, ends.long(), right=True) - 1
+    return sequence, place - ends[sequence]
 
 
 def register() -> None:

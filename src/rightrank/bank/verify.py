@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from rightrank.bank.attention import UnsupportedAttentionError
-from rightrank.bank.batch import Batch
+from rightrank.bank.batch import Batch, shared_tokens
 from rightrank.bank.forward import Forward, frozen
 from rightrank.errors import ModelError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rightrank.bank.base_model import BaseModel
     from rightrank.data import TokenizedExample
+    from rightrank.recipe import Recipe
 
 # Mean nats a token by which two correct ways of computing may differ: rounding at other shapes and with other kernels. Measured on
 # SmolLM2-135M: 8e-6 in float32, 1.5e-2 to 6.7e-2 in bfloat16 (logits of 20 have a resolution of 1/8 there); the allowance is some twice
@@ -44,6 +45,8 @@ class Path:
     way: Way = "plain"
     recomputed: bool = False
     """Whether layers are run again in the backward pass, to keep less."""
+    shares: bool = False
+    """Whether tokens that all examples of a row begin with are computed once."""
 
 
 def choose_path(base: BaseModel, examples: Sequence[TokenizedExample]) -> Path:
@@ -78,6 +81,35 @@ def choose_path(base: BaseModel, examples: Sequence[TokenizedExample]) -> Path:
         f"{base.name} does not compute the same in a bank of adapters as alone ({'; '.join(why)}).",
         "This architecture is not supported yet.",
     )
+
+
+WORTH_SHARING = 0.04
+"""Share of all tokens that sharing must spare. Derived: copying keys for attention takes 1 to 2 % of a step (bench/LOG.md)."""
+BATCHES_SEEN = 16
+
+
+def worth_sharing(examples: Sequence[TokenizedExample], recipe: Recipe) -> bool:
+    """Whether computing once what all examples of a batch begin with would spare enough, by the first of ``examples``."""
+    if recipe.dropout:
+        return False  # differs from one example to the next
+    size = recipe.batch_size
+    groups = [examples[start : start + size] for start in range(0, len(examples), size)][:BATCHES_SEEN]
+    spared = sum(shared_tokens(group) * (len(group) - 1) for group in groups)
+    return spared >= WORTH_SHARING * sum(len(example.token_ids_T) for group in groups for example in group)
+
+
+def sharing(base: BaseModel, path: Path, examples: Sequence[TokenizedExample]) -> Path:
+    """``path``, with what all ``examples`` begin with computed once, where the losses stay the same."""
+    if not path.packed or not shared_tokens(examples):
+        return path
+    with torch.no_grad(), Forward(base) as forward:
+        alone, together = (
+            forward.token_losses(Batch.of(examples, base.device, shares=shares))[0][0].double()
+            for shares in (False, True)
+        )
+    if (together - alone).abs().mean().item() > TOLERANCE_NATS.get(base.dtype, 0.12):
+        return path
+    return replace(path, shares=True, words=f"{path.words}, what all prompts begin with once")
 
 
 def _leak(forward: Forward, examples: Sequence[TokenizedExample], losses_S: torch.Tensor) -> float:

@@ -204,7 +204,7 @@ def _evaluation(
     held_out = [*subject.decide, *subject.score]
     longest = max(len(example.token_ids_T) for example in held_out)
     return PairedLosses(
-        CutEvaluation(read.base, read.updates, model.memory, model.path.packed, longest, read.whole),
+        CutEvaluation(read.base, read.updates, model.memory, model.path, longest, read.whole),
         rivals,
         RunLosses(base.loss_KE[0], base.right_KE[0]),
         held_out,

@@ -141,14 +141,15 @@ def _measured(
 ) -> tuple[Raced, bool]:
     """The versions' losses, and whether the model ran on packed rows."""
     from rightrank.bank.cut_evaluation import CutEvaluation
+    from rightrank.bank.verify import worth_sharing
     from rightrank.executors.survey import facts_of, survey
 
     facts = facts_of(read.base)
     tokens_fit(facts.name, facts.tokens_known, facts.longest, data)
     examples = [*data.decide, *data.score]
     middling = sorted(data.decide, key=lambda e: len(e.token_ids_T))[len(data.decide) // 2 :][:3]
-    seen = survey(read.base, middling, recipe)
+    seen = survey(read.base, middling, recipe, shares=worth_sharing(data.decide, recipe))
     longest = max(len(example.token_ids_T) for example in examples)
-    evaluation = CutEvaluation(read.base, read.updates, seen.memory, seen.path.packed, longest, read.whole)
+    evaluation = CutEvaluation(read.base, read.updates, seen.memory, seen.path, longest, read.whole)
     found = race(versions, read.updates, data.decide, data.score, evaluation, on_text=on_text)
     return found, seen.path.packed

@@ -74,7 +74,7 @@ class Fleet:
         """Check base and examples on every worker; from now on packs train. ``name``: the base's, in adapters."""
         self._longest = max(len(example.token_ids_T) for example in train)
         found: list[Survey] = self._crew.tell("survey", self.transport.share(train), few, recipe, name)
-        if len({(survey.path.packed, survey.path.way, survey.path.recomputed) for survey in found}) > 1:
+        if len({replace(survey.path, words="") for survey in found}) > 1:
             self.close()
             raise ModelError(
                 "The model does not run the same way on all devices.",

@@ -123,7 +123,7 @@ class LocalExecutor:
     def evaluate_base(self) -> PackResult:
         """The untrained model on every held-out example."""
         started = time.monotonic()
-        with Forward(self.base, packed=self.path.packed) as forward:
+        with Forward(self.base, packed=self.path.packed, shares=self.path.shares) as forward:
             held_out = evaluate(forward, [*self.decide, *self.score], capacity=self._capacity(0, 1))
         return PackResult(held_out.loss_KE, held_out.right_KE, (None,), 0, 0, time.monotonic() - started)
 

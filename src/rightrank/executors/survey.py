@@ -14,7 +14,7 @@ from rightrank.bank.forward import frozen, layers_of
 from rightrank.bank.memory import MemoryModel, available_bytes, measure_graphs, measure_memory
 from rightrank.bank.targets import Target, not_adapted
 from rightrank.bank.verify import Path as HowItRuns
-from rightrank.bank.verify import choose_path
+from rightrank.bank.verify import choose_path, sharing
 from rightrank.errors import ModelError
 
 if TYPE_CHECKING:
@@ -110,15 +110,25 @@ def facts_of(base: BaseModel) -> BaseFacts:
     )
 
 
-def survey(base: BaseModel, examples: Sequence[TokenizedExample], recipe: Recipe, longest: int = 1) -> Survey:
+def survey(
+    base: BaseModel,
+    examples: Sequence[TokenizedExample],
+    recipe: Recipe,
+    longest: int = 1,
+    *,
+    shares: bool = False,
+) -> Survey:
     """Check that ``base`` may be measured with, choose how it runs, and count what a step keeps, all on a few ``examples``.
 
-    ``longest``: tokens of the longest example of all.
+    ``longest``: tokens of the longest example of all; ``shares``: whether so many of all begin alike that it is worth computing once.
 
     Raises ModelError where it reads ahead, or computes in a bank of adapters something else than alone.
     """
     require_causal(base, examples[0])
-    path = fastest_way(base, choose_path(base, examples), examples, recipe, longest)
+    path = choose_path(base, examples)
+    if shares:
+        path = sharing(base, path, examples)
+    path = fastest_way(base, path, examples, recipe, longest)
     memory = _memory_of(base, path, examples, recipe, longest)
     if _enough_tokens(base, memory):
         return Survey(path, memory, judging_share(base, path))
@@ -135,10 +145,9 @@ def _memory_of(
 ) -> MemoryModel:
     """What a step takes, the way it runs."""
     if path.way != "plain":
+        layers = {"recomputed": path.recomputed, "shares": path.shares}
         compiled = path.way == "compiled"
-        return measure_graphs(
-            base, short(examples), compiled=compiled, recomputed=path.recomputed, longest=longest
-        )
+        return measure_graphs(base, short(examples), compiled=compiled, longest=longest, **layers)
     return measure_memory(
         base, base.targets, examples, packed=path.packed, dropout=recipe.dropout, recomputed=path.recomputed
     )

@@ -6,6 +6,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rightrank.bank.verify import worth_sharing
 from rightrank.errors import UserError
 from rightrank.executors.local import LocalExecutor
 from rightrank.executors.survey import BaseFacts, Survey, facts_of, survey
@@ -98,7 +99,7 @@ class Worker:
     ) -> Survey:
         """Check base and examples against each other, on ``few`` of them; from now on packs train. ``name``: the base's, in adapters."""
         longest = max(len(example.token_ids_T) for example in train)
-        found = survey(self.base, few, recipe, longest)
+        found = survey(self.base, few, recipe, longest, shares=worth_sharing(train, recipe))
         self._executor = LocalExecutor(self.base, found.memory, train, recipe, found.path, base_name=name)
         return found
 
