@@ -54,6 +54,7 @@ def written(rows: list[dict[str, str]], base: BaseModel) -> list[dict[str, str]]
 
     tokenizer: Any = base.tokenizer
     tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     torch.manual_seed(2)
     found = []
     for start in range(0, len(rows), TOGETHER):

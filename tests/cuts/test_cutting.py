@@ -101,6 +101,21 @@ def test_ranks_of_single_layers_are_padded_for_servers(tmp_path):
     assert abs(result.served.mean_difference) < 1e-5
 
 
+def test_layers_may_have_ranks_of_their_own(tmp_path):
+    cut_world.write_adapter(tmp_path / "given", ranks=(16, 2, 3, 16, 16, 16, 16))
+    options = {"tokenizer": tiny_world.word_tokenizer(), "out": tmp_path / "out", "by_layer": True}
+    result = cut(tmp_path / "given", ROWS[:120], tiny_world.base(), **options)
+    assert result.choice.endswith(" by layer") and not result.uniform
+    config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert config["rank_pattern"]
+    assert result.served is not None and result.served.holds and abs(result.served.mean_difference) < 1e-5
+
+
+def test_one_rank_for_all_and_one_for_each_are_not_both_to_be_had(tmp_path):
+    with pytest.raises(ConfigurationError, match="--by-layer"):
+        cut(tmp_path, ROWS, tiny_world.base(), uniform=True, by_layer=True)
+
+
 def test_an_adapter_that_went_too_far_is_cut_and_shrunk_and_its_file_holds_the_factor(tmp_path):
     cut_world.write_adapter(tmp_path / "given", beyond=1.6, noise=0.1)
     result = cut(

@@ -64,6 +64,16 @@ def test_the_versions_are_every_power_of_two_the_whole_and_the_controls():
     assert {v.cut.rank for v in versions[5:]} == {20}
 
 
+def test_cuts_by_layer_are_as_large_and_keep_each_layer_s_largest_directions():
+    plain, ragged = (versions_of(UPDATES, 20, by_layer=by_layer) for by_layer in (False, True))
+    assert [v.label for v in ragged[:2]] == ["r=1 by layer", "r=2 by layer"]
+    assert [v.kind for v in ragged] == [v.kind for v in plain]
+    targets = [update.target for update in UPDATES]
+    for one, other in zip(ragged, plain, strict=True):
+        assert one.cut.parameters(targets) <= other.cut.parameters(targets)
+    assert ragged[5:] == plain[5:], "the whole and the controls are the same"
+
+
 def stairs(rank, factor):
     return {1: 2.9, 2: 2.5, 4: 2.2}.get(rank, 2.0) + (1 - factor)
 

@@ -35,6 +35,9 @@ def cut(
         bool,
         typer.Option("--uniform", help="One rank and scale for all layers, as vLLM and llama.cpp want it."),
     ] = False,
+    by_layer: Annotated[
+        bool, typer.Option("--by-layer", help="Each layer its own rank: a little better at the same size.")
+    ] = False,
     max_length: Annotated[
         int | None, typer.Option("--max-length", metavar="N", help="Tokens a row. Default: 1024.")
     ] = None,
@@ -81,6 +84,7 @@ def cut(
             model,
             out=out,
             uniform=uniform,
+            by_layer=by_layer,
             recipe=Recipe().given(max_length=max_length, loss_on=chosen_loss),
             chat_template=not no_chat_template,
             device=device,

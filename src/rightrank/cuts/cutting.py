@@ -37,6 +37,7 @@ def cut(
     tokenizer: Any = None,
     out: str | Path | None = None,
     uniform: bool = False,
+    by_layer: bool = False,
     recipe: Recipe | None = None,
     chat_template: bool = True,
     device: str | None = None,
@@ -50,10 +51,15 @@ def cut(
 
     ``dataset``: rows that the adapter was *not* trained on, as ``recommend`` reads them; one half chooses, the other scores. ``model``:
     its base, None: the one that its config names; ``quantization``: ``4-bit`` or ``8-bit``, as it is loaded, None: as it is stored.
-    ``uniform``: one rank and one scale for all layers, as servers want it.
+    ``uniform``: one rank and one scale for all layers, as servers want it. ``by_layer``: a rank of its own for each layer, as many
+    numbers together; not both.
     ``recipe``: maximum length and what the loss is on; the rest of it counts for nothing. Writes ``cut.json`` and the adapter into
     ``out``. Raises UserError.
     """
+    if uniform and by_layer:
+        raise ConfigurationError(
+            "One rank for all layers, or one for each?", "Leave --uniform or --by-layer out."
+        )
     started, adapter = time.monotonic(), Path(adapter).expanduser()
     directory = _directory(out, adapter)
     source, name = _base_of(adapter, model)
@@ -67,7 +73,7 @@ def cut(
         packing = {"quantization": quantization}
         read = _read(adapter, source, name, tokenizer, device, loading | packing)
         on_text(words.adapter_line(read.rank, len(read.updates), read.base.name, read.base.dtype_name))
-        versions = versions_of(read.updates, read.rank)
+        versions = versions_of(read.updates, read.rank, by_layer=by_layer)
         raced, packed = _measured(read, versions, data, recipe, on_text)
         from rightrank.stats.cuts import decide_cut
 

@@ -65,13 +65,22 @@ class Evaluates(Protocol):
         """Every cut on every example."""
 
 
-def versions_of(updates: Sequence[Update], rank: int) -> tuple[Version, ...]:
-    """The whole adapter, whose largest rank is ``rank``; cuts of it to every power of two below; and the controls."""
-    from rightrank.bank.cut import Cut, uniform
+def versions_of(updates: Sequence[Update], rank: int, *, by_layer: bool = False) -> tuple[Version, ...]:
+    """The whole adapter, whose largest rank is ``rank``; cuts of it to every power of two below; and the controls.
+
+    ``by_layer``: cuts of no more numbers each, with ranks of their own for the layers.
+    """
+    from rightrank.bank.cut import Cut, by_size, uniform
 
     whole = tuple(update.directions for update in updates)
     ladder = [2**i for i in range(math.ceil(math.log2(rank)))] if rank > 1 else []
     cuts = [Version(f"r={k}", "cut", Cut(uniform(updates, k))) for k in ladder]
+    if by_layer:
+        targets = [update.target for update in updates]
+        cuts = [
+            Version(f"{one.label} by layer", "cut", Cut(by_size(updates, one.cut.parameters(targets))))
+            for one in cuts
+        ]
     scaled = [Version(f"whole × {c:g}", "scaled", Cut(whole, c)) for c in FACTORS]
     return (*cuts, Version(f"r={rank}", "whole", Cut(whole)), *scaled)
 
