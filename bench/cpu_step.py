@@ -4,7 +4,8 @@ python bench/cpu_step.py MODEL [--rounds 15] [--out bench/results/cpu_step.json]
 
 Counted is processor time on one thread, so that what else the machine does counts little, and everything is measured in turns within
 one run, on the same rows, ranks and learning rates. PEFT trains as its trainers do: right-padded rows with a mask, the model's own
-attention (SDPA), adapters in float32 over a bfloat16 base under autocast (Trainer's bf16=True; without it PEFT is slower still).
+attention (SDPA), adapters in float32 over a bfloat16 base under autocast (Trainer's bf16=True; without it PEFT is slower still). The
+bank runs as a probe does, what all rows of a batch begin with computed once, and with nothing shared.
 """
 
 from __future__ import annotations
@@ -94,12 +95,12 @@ def six_peft_steps(base: BaseModel, *, completion_only: bool) -> Callable[[Seque
     return lambda examples: [trainer.step(examples) for trainer in trainers]
 
 
-def one_bank_step(base: BaseModel) -> Callable[[Sequence[TokenizedExample]], Any]:
+def one_bank_step(base: BaseModel, *, shares: bool) -> Callable[[Sequence[TokenizedExample]], Any]:
     """The same six adapters in one bank. The context stays open: nothing else uses this copy of the modules."""
     specs = [AdapterSpec(rank, alpha=2 * rank, learning_rate=1e-4) for rank in RANKS]
     bank = AdapterBank(find_targets(base.model), specs, device=base.device, dtype=base.dtype)
     optimizer = BankOptimizer(bank, Recipe().given(schedule="constant", warmup_ratio=0.0), steps=10**6)
-    forward = Forward(base, bank).__enter__()
+    forward = Forward(base, bank, shares=shares).__enter__()
 
     def step(examples: Sequence[TokenizedExample]) -> list[float]:
         bank.zero_gradients()
@@ -116,8 +117,10 @@ def measure(base: BaseModel, rows: Sequence[TokenizedExample], rounds: int) -> d
     from dataclasses import replace
 
     shared = {id(p): p for p in base.model.parameters()}
-    bank_base = replace(base, model=copy.deepcopy(base.model, dict(shared)))
-    ways: dict[str, Callable[[Sequence[TokenizedExample]], Any]] = {"bank": one_bank_step(bank_base)}
+    ways: dict[str, Callable[[Sequence[TokenizedExample]], Any]] = {}
+    for name, shares in (("bank", True), ("bank, nothing shared", False)):
+        own = replace(base, model=copy.deepcopy(base.model, dict(shared)))
+        ways[name] = one_bank_step(own, shares=shares)
     for name, completion_only in (("plain", False), ("completion", True)):
         ways[name] = six_peft_steps(base, completion_only=completion_only)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -131,8 +134,8 @@ def measure(base: BaseModel, rows: Sequence[TokenizedExample], rounds: int) -> d
                 seconds[name].append(time.process_time() - began)
     median = {name: statistics.median(values) for name, values in seconds.items()}
 
-    def ratio(way: str) -> float:
-        return statistics.median(b / p for b, p in zip(seconds["bank"], seconds[way], strict=True))
+    def ratio(way: str, bank: str = "bank") -> float:
+        return statistics.median(b / p for b, p in zip(seconds[bank], seconds[way], strict=True))
 
     return {
         "dtype": str(base.dtype).removeprefix("torch."),
@@ -140,6 +143,7 @@ def measure(base: BaseModel, rows: Sequence[TokenizedExample], rounds: int) -> d
         "least_seconds": {name: min(values) for name, values in seconds.items()},
         "cpu_bank6_over_six_peft": ratio("completion"),
         "cpu_bank6_over_six_plain_peft": ratio("plain"),
+        "cpu_bank6_over_six_peft_nothing_shared": ratio("completion", "bank, nothing shared"),
     }
 
 
