@@ -11,7 +11,6 @@ import numpy as np
 
 from rightrank.besides.asked import Asked, Model, ask, price
 from rightrank.besides.cut_price import CutsPlan, plan_cuts
-from rightrank.errors import BudgetError
 from rightrank.finishing import price_line
 from rightrank.fitting import enough_memory, fit_each_other, ranks_to_try
 from rightrank.request import Request, check
@@ -31,11 +30,6 @@ if TYPE_CHECKING:
     from rightrank.executors.survey import BaseFacts
     from rightrank.executors.worker import Worker
     from rightrank.probe.plan import Job, Plan, Speed
-
-SHORTEST_DEFAULT_SECONDS = 180.0
-"""What anyone waits for an answer without being asked. Assumed."""
-LONGEST_UNASKED_SECONDS = 900.0
-"""What anyone waits without being asked where less would give no answer at all. Assumed."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +126,7 @@ def _plan(
     asked: Asked,
 ) -> Prepared:
     from rightrank.bank.memory import GIB
+    from rightrank.probe.budget import affordable_plan
     from rightrank.probe.plan import Job, final_ranks
     from rightrank.probe.plan_words import plan_lines
 
@@ -155,7 +150,8 @@ def _plan(
     speed = executor.measure_speed(small=min(ranks), large=max(ranks))
     if asked.anything:
         asked = price(asked, request, _model(executor, memory), job, speed, ranks)
-    plan = _affordable_plan(request, job, speed, ranks, started, asked.reserve_seconds)
+    budget = None if request.budget_minutes is None else request.budget_minutes * 60
+    plan = affordable_plan(job, speed, ranks, budget, time.monotonic() - started + asked.reserve_seconds)
     if request.resume:
         plan = continued(plan, directory, ranks, new_budget=request.budget_minutes is not None)
     executor.judge_by(data.decide[: plan.decide], data.score[: plan.score])
@@ -189,28 +185,6 @@ def _plan(
         asked,
         cutting,
     )
-
-
-def _affordable_plan(
-    request: Request, job: Job, speed: Speed, ranks: tuple[int, ...], started: float, reserve_seconds: float
-) -> Plan:
-    """What the budget pays for.
-
-    Where nobody set one and a run takes seconds: a few minutes instead of a run's time, or what the smallest comparison takes.
-    """
-    from rightrank.probe.plan import make_plan
-
-    budget = None if request.budget_minutes is None else request.budget_minutes * 60
-    spent = time.monotonic() - started + reserve_seconds
-    tried = (budget,) if budget is not None else (None, SHORTEST_DEFAULT_SECONDS + spent)
-    for seconds in tried:
-        try:
-            return make_plan(job, speed, ranks, seconds, spent_seconds=spent)
-        except BudgetError as error:
-            least = error
-    if budget is None and least.least_seconds is not None and least.least_seconds <= LONGEST_UNASKED_SECONDS:
-        return make_plan(job, speed, ranks, least.least_seconds, spent_seconds=spent)
-    raise least
 
 
 def _is_local(executor: LocalExecutor | Fleet) -> bool:
