@@ -22,7 +22,7 @@ from rightrank.estimates.estimation import (
     SettingEstimate,
     likeness_of,
 )
-from rightrank.fitting import enough_memory, ranks_to_try, tokens_fit
+from rightrank.fitting import enough_memory, ranks_to_try, require_model, tokens_fit
 from rightrank.priors import grids, hardware
 from rightrank.priors.characteristics import foretold
 from rightrank.recipe import alpha_for, equivalent_learning_rate
@@ -81,12 +81,12 @@ def estimate_request(
         "revision": request.revision,
         "trust_remote_code": request.trust_remote_code,
     }
+    require_model(request)
     with enough_memory():
-        rows = reading.understand(request.dataset, split=request.data_split, **source)
+        rows, held_out = reading.understood(
+            request.dataset, request.eval_data, split=request.data_split, **source
+        )
         request = as_its_trainer_reads(request, rows)
-        held_out = None
-        if request.eval_data is not None:
-            held_out = reading.understand(request.eval_data, prefer=reading.EVAL_SPLITS, **source)
         with header_read_once():
             blueprint = read_blueprint(
                 request.model, modules=request.target_modules, dtype=_dtype(device), **loading
