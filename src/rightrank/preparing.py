@@ -22,7 +22,7 @@ from rightrank.fitting import (
     with_largest_rank,
 )
 from rightrank.request import Request, check
-from rightrank.row_habits import as_its_trainer_reads, with_warm_up_steps
+from rightrank.row_habits import as_its_trainer_reads, with_template_noted, with_warm_up_steps
 from rightrank.runs.directory import choose_directory, continued
 from rightrank.runs.facts import data_line, model_line
 from rightrank.trackers import chosen_trackers
@@ -125,7 +125,7 @@ def prepare(request: Request) -> Prepared:
         )
         if shapes is not None:
             tokens_fit(shapes.name, shapes.vocabulary, shapes.positions, data)
-        request = with_warm_up_steps(request, data)
+        request = with_warm_up_steps(with_template_noted(request, rows, data), data)
         request.on_text(data_line(data))
         asked = ask(request, tokenizer, data)
         if shapes is not None:

@@ -27,7 +27,7 @@ from rightrank.priors import grids, hardware
 from rightrank.priors.characteristics import foretold
 from rightrank.recipe import alpha_for, equivalent_learning_rate
 from rightrank.request import Request, check
-from rightrank.row_habits import as_its_trainer_reads, with_warm_up_steps
+from rightrank.row_habits import as_its_trainer_reads, with_template_noted, with_warm_up_steps
 from rightrank.trainers import read_config
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def estimate_request(
             seed=request.seed,
         )
     tokens_fit(blueprint.name, blueprint.vocabulary, blueprint.positions, data)
-    request = with_warm_up_steps(request, data)
+    request = with_warm_up_steps(with_template_noted(request, rows, data), data)
     return assemble(request, blueprint, data, device or this_machine(), quantization, trainer)
 
 
