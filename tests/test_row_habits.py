@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rightrank import data
 from rightrank.recipe import Recipe, RowFormat
 from rightrank.request import Request
-from rightrank.row_habits import as_its_trainer_reads, warm_up_share, with_warm_up_steps
+from rightrank.row_habits import as_its_trainer_reads, warm_up_share, with_template_noted, with_warm_up_steps
 
 STRINGS = [{"prompt": f"a {i}", "completion": "b"} for i in range(3)]
 CHATS: list[dict[str, Any]] = [
@@ -69,3 +69,30 @@ def test_a_config_that_takes_the_rows_for_something_else_is_named_at_once() -> N
     )
     rows = [{"instruction": f"a {i}", "output": "b"} for i in range(3)]
     assert as_its_trainer_reads(asked, data.understand(rows)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("template", "joins", "words"),
+    [
+        (
+            "chat template of the tokenizer",
+            True,
+            "with the tokenizer's chat template around them. Without it",
+        ),
+        ("none", False, "without a chat template, as Axolotl joins them."),
+        ("none", True, "without a chat template."),
+    ],
+)
+def test_the_template_around_plain_strings_is_said_where_a_config_decided(
+    template: str, joins: bool, words: str
+) -> None:
+    heard: list[str] = []
+    asked = Request(
+        "m", STRINGS, config="mine.yml", trainer="Axolotl", string_template=joins, on_text=heard.append
+    )
+    made: Any = SimpleNamespace(template=template)
+    found = with_template_noted(asked, data.understand(STRINGS), made)
+    assert heard == list(found.notes) and len(heard) == 1
+    assert words in heard[0] and heard[0].startswith("The rows are plain strings; measured is")
+    assert with_template_noted(asked, data.understand(CHATS), made) == asked
+    assert with_template_noted(Request("m", STRINGS), data.understand(STRINGS), made).notes == ()

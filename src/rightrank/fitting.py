@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from rightrank.errors import ConfigurationError, ModelError, ResourceError
+from rightrank.errors import ConfigurationError, ModelError, ResourceError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from rightrank.bank.blueprint import Blueprint
     from rightrank.data import PreparedData, TokenizedExample
     from rightrank.data.held_out import HeldOutData
     from rightrank.executors.survey import BaseFacts
@@ -42,6 +45,53 @@ def tokens_fit(
             f"The longest row has {longest:,} tokens, and {name} reads {most:,}.",
             f"Use --max-length {most}.",
         )
+
+
+def named(model: object) -> TypeGuard[str | Path]:
+    """Whether a model is named, not loaded already."""
+    return isinstance(model, (str, Path))
+
+
+def require_model(request: Request) -> None:
+    """Raise ModelError at once for a model of whose name nothing lies here, where it can be no hub id or the hub cannot be reached."""
+    if not named(request.model):
+        return
+    from rightrank.bank.model_source import find
+
+    try:
+        here = Path(request.model).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL in it, the home of nobody
+        here = False
+    if not here:
+        find(str(request.model), revision=request.revision)
+
+
+def shapes_without_weights(request: Request, loading: Mapping[str, Any]) -> Blueprint | None:
+    """The shapes of a model that is only named, from its config.json or header; None where only loading can tell them.
+
+    Raises ModelError for a name that is no model's, and where the layers to adapt are not there.
+    """
+    if not named(request.model):
+        return None
+    from rightrank.bank.blueprint import read_blueprint
+    from rightrank.bank.model_source import locate
+    from rightrank.bank.targets import chosen
+
+    locate(str(request.model), trust_remote_code=request.trust_remote_code)
+    try:
+        shapes = read_blueprint(request.model, **loading)
+    except UserError:
+        return None  # an architecture that is not built without numbers; loading says what is wrong, if anything is
+    return replace(shapes, targets=chosen(shapes.targets, request.target_modules))
+
+
+def with_largest_rank(request: Request, widest: int) -> Request:
+    """``request``, with a note, said at once, where --max-rank is more than any module of the model can have."""
+    if request.max_rank is None or request.max_rank <= widest:
+        return request
+    note = f"--max-rank {request.max_rank:,} is wider than every module of this model: {widest:,} is the largest rank that one can have."
+    request.on_text(note)
+    return replace(request, max_rank=widest, notes=(*request.notes, note))
 
 
 @contextmanager

@@ -62,6 +62,9 @@ class Served:
     low: float | None
     high: float | None
     verdict: Verdict
+    """``fits``: surely within its margin, or at the rank it asks for; ``may lose``: more than its margin, as far as the interval tells."""
+    seen: bool = False
+    """Whether the loss measured there is more than its margin."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class Ceiling:
         """Whether every tenant is surely within its margin, or is served at the rank that it asks for."""
         return all(one.verdict == "fits" for one in self.served)
 
+    @property
+    def serves_all(self) -> bool:
+        """Whether every tenant has a rank there, and none was seen to lose more than its margin."""
+        return not any(one.seen or one.verdict == "unknown" for one in self.served)
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -90,7 +98,9 @@ class Fleet:
     ceilings: tuple[Ceiling, ...]
     """Ascending."""
     common: int
-    """The smallest ceiling that fits all."""
+    """The smallest ceiling at which none was seen to lose more than its margin."""
+    sure: int
+    """The smallest at which none surely does."""
     without: tuple[str, ...]
     """Tenants that gain nothing from an adapter, and are left out."""
 
@@ -141,7 +151,9 @@ def _by_rank(ways: Sequence[Way]) -> tuple[Way, ...]:
 
 
 def plan_fleet(tenants: Sequence[Tenant]) -> Fleet:
-    """The smallest ceiling under which every tenant is within its margin, and what smaller ones cost. Raises UserError without tenants.
+    """The smallest ceiling under which no tenant was seen to lose more than its margin, and what smaller ones cost.
+
+    Where intervals are wide it may lose more: ``Fleet.sure`` is the smallest where that is ruled out. Raises UserError without tenants.
 
     Under a ceiling a tenant is served at the rank it asks for where that fits, else at the one that surely loses least (lowest upper
     end). Servers take the ceilings of ``SERVED_RANKS``; beyond the largest of these, the rank asked for itself.
@@ -153,9 +165,10 @@ def plan_fleet(tenants: Sequence[Tenant]) -> Fleet:
     most = next((ceiling for ceiling in SERVED_RANKS if ceiling >= needed), needed)
     ranks = [*(ceiling for ceiling in SERVED_RANKS if ceiling < most), most]
     ceilings = tuple(Ceiling(rank, tuple(_served(tenant, rank) for tenant in asking)) for rank in ranks)
-    common = next(ceiling.rank for ceiling in ceilings if ceiling.fits_all)
+    common = next(ceiling.rank for ceiling in ceilings if ceiling.serves_all)
+    sure = next(ceiling.rank for ceiling in ceilings if ceiling.fits_all)
     left_out = tuple(tenant.name for tenant in tenants if tenant.status == "NO_GAIN")
-    return Fleet(tuple(asking), ceilings, common, left_out)
+    return Fleet(tuple(asking), ceilings, common, sure, left_out)
 
 
 def _served(tenant: Tenant, ceiling: int) -> Served:
@@ -174,7 +187,8 @@ def _served(tenant: Tenant, ceiling: int) -> Served:
         verdict = "fits"
     elif (way.low or 0.0) > tenant.margin:
         verdict = "loses"
-    return Served(tenant.name, way.rank, way.lost, way.low, way.high, verdict)
+    seen = verdict != "fits" and (way.lost or 0.0) > tenant.margin
+    return Served(tenant.name, way.rank, way.lost, way.low, way.high, verdict, seen)
 
 
 def fleet_lines(fleet: Fleet) -> list[str]:
@@ -189,6 +203,11 @@ def fleet_lines(fleet: Fleet) -> list[str]:
             else f"  ({tenant.status.replace('_', ' ')}: not certain)"
         )
         lines.append(f"  {_name(one.name):<{width}}  {_at(one)}{mark}")
+    if fleet.sure > fleet.common:
+        unsure = ", ".join(_name(one.name) for one in common.served if one.verdict == "may lose")
+        lines.append(
+            f"Not certain of {unsure}; {fleet.sure} is the smallest at which none loses more than its margin at 95 %."
+        )
     smaller = [ceiling for ceiling in fleet.ceilings if ceiling.rank < fleet.common]
     if smaller:
         lines += ["", "Under a smaller one:"]
@@ -209,6 +228,7 @@ def _at(one: Served) -> str:
         return "nothing that small was measured"
     if one.lost is None or one.low is None or one.high is None:
         return f"r={one.rank}"
+    if round(one.lost, 1) <= 0:
+        return f"r={one.rank}: no loss seen, up to {wording.percent(max(0.0, one.high))} of its gain"
     ends = f"[{wording.number(one.low, 1)}, {wording.number(one.high, 1)}]"
-    lost = wording.percent(one.lost) if one.lost > 0 else "nothing"
-    return f"r={one.rank} loses {lost} {ends} of its gain"
+    return f"r={one.rank} loses {wording.percent(one.lost)} {ends} of its gain"

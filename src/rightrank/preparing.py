@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rightrank.besides.asked import Asked, Model, ask, price
 from rightrank.besides.cut_price import CutsPlan, plan_cuts
-from rightrank.errors import BudgetError
 from rightrank.finishing import price_line
-from rightrank.fitting import enough_memory, fit_each_other, ranks_to_try
+from rightrank.fitting import (
+    enough_memory,
+    fit_each_other,
+    named,
+    ranks_to_try,
+    require_model,
+    shapes_without_weights,
+    tokens_fit,
+    with_largest_rank,
+)
 from rightrank.request import Request, check
-from rightrank.row_habits import as_its_trainer_reads, with_warm_up_steps
+from rightrank.row_habits import as_its_trainer_reads, with_template_noted, with_warm_up_steps
 from rightrank.runs.directory import choose_directory, continued
 from rightrank.runs.facts import data_line, model_line
 from rightrank.trackers import chosen_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rightrank.bank.memory import MemoryModel
     from rightrank.bank.verify import Path as HowItRuns
@@ -31,11 +39,6 @@ if TYPE_CHECKING:
     from rightrank.executors.survey import BaseFacts
     from rightrank.executors.worker import Worker
     from rightrank.probe.plan import Job, Plan, Speed
-
-SHORTEST_DEFAULT_SECONDS = 180.0
-"""What anyone waits for an answer without being asked. Assumed."""
-LONGEST_UNASKED_SECONDS = 900.0
-"""What anyone waits without being asked where less would give no answer at all. Assumed."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Prepared:
 def prepare(request: Request) -> Prepared:
     """Read the data, load the model, check and time it, and plan. Trains nothing and writes nothing.
 
-    What takes longest comes last, so that a mistake shows early.
+    What takes longest comes last, so that a mistake shows early: whatever can be refused is, before weights are read or steps timed.
     """
     from rightrank import data as reading
 
@@ -89,23 +92,29 @@ def prepare(request: Request) -> Prepared:
     chosen_trackers(request.report_to)
     directory = choose_directory(request.out, request.dataset, resume=request.resume)
     source: dict[str, Any] = {"config": request.data_config, "revision": request.data_revision}
+    loading: dict[str, Any] = {
+        "revision": request.revision,
+        "trust_remote_code": request.trust_remote_code,
+    }
+    require_model(request)
     with enough_memory():
-        rows = reading.understand(request.dataset, split=request.data_split, **source)
+        rows, held_out = reading.understood(
+            request.dataset, request.eval_data, split=request.data_split, **source
+        )
         request = as_its_trainer_reads(request, rows)
-        held_out = None
-        if request.eval_data is not None:
-            held_out = reading.understand(request.eval_data, prefer=reading.EVAL_SPLITS, **source)
 
         from rightrank.bank.base_model import load_tokenizer
+        from rightrank.bank.gguf_header import header_read_once
         from rightrank.executors.choose import open_workers
 
-        loading: dict[str, Any] = {
-            "revision": request.revision,
-            "trust_remote_code": request.trust_remote_code,
-        }
-        tokenizer = request.tokenizer
-        if tokenizer is None:
-            tokenizer = load_tokenizer(request.model, **loading)
+        with header_read_once():
+            shapes = shapes_without_weights(request, loading)
+            if shapes is not None:
+                request = with_largest_rank(request, shapes.widest_rank)
+                ranks_to_try(request, shapes.widest_rank)
+            tokenizer = request.tokenizer
+            if tokenizer is None:
+                tokenizer = load_tokenizer(request.model, **loading)
         data = reading.prepare(
             rows,
             tokenizer,
@@ -114,9 +123,13 @@ def prepare(request: Request) -> Prepared:
             chat_template=request.chat_template,
             seed=request.seed,
         )
-        request = with_warm_up_steps(request, data)
+        if shapes is not None:
+            tokens_fit(shapes.name, shapes.vocabulary, shapes.positions, data)
+        request = with_warm_up_steps(with_template_noted(request, rows, data), data)
         request.on_text(data_line(data))
         asked = ask(request, tokenizer, data)
+        if shapes is not None:
+            request.on_text(f"Loading {shapes.name} and checking how it runs here.")
         loading |= {"only": request.target_modules, "quantization": request.quantization}
         workers = open_workers(request, tokenizer, loading, one_device=asked.anything)
         fit_each_other(workers.facts, data, asked.examples)
@@ -132,16 +145,19 @@ def _plan(
     asked: Asked,
 ) -> Prepared:
     from rightrank.bank.memory import GIB
+    from rightrank.probe.budget import affordable_plan
     from rightrank.probe.plan import Job, final_ranks
     from rightrank.probe.plan_words import plan_lines
 
     base, targets = workers.facts, workers.facts.targets
     widest = max(target.max_rank for target in targets)
+    request = with_largest_rank(request, widest)
     ranks = ranks_to_try(request, widest)
-    named = str(request.model) if isinstance(request.model, (str, Path)) else base.name
-    survey = workers.survey(data.train, _middling(data.train, 3), request.recipe, named)
+    name = str(request.model) if named(request.model) else base.name
+    survey = workers.survey(data.train, _middling(data.train, 3), request.recipe, name)
     path, memory, executor = survey.path, survey.memory, workers.executor
     request.on_text(model_line(base, path.words))
+    request.on_text("Timing training steps for the plan.")
     job = Job(
         examples=data.train_rows,
         at_hand=len(data.train),
@@ -155,7 +171,8 @@ def _plan(
     speed = executor.measure_speed(small=min(ranks), large=max(ranks))
     if asked.anything:
         asked = price(asked, request, _model(executor, memory), job, speed, ranks)
-    plan = _affordable_plan(request, job, speed, ranks, started, asked.reserve_seconds)
+    budget = None if request.budget_minutes is None else request.budget_minutes * 60
+    plan = affordable_plan(job, speed, ranks, budget, time.monotonic() - started + asked.reserve_seconds)
     if request.resume:
         plan = continued(plan, directory, ranks, new_budget=request.budget_minutes is not None)
     executor.judge_by(data.decide[: plan.decide], data.score[: plan.score])
@@ -189,28 +206,6 @@ def _plan(
         asked,
         cutting,
     )
-
-
-def _affordable_plan(
-    request: Request, job: Job, speed: Speed, ranks: tuple[int, ...], started: float, reserve_seconds: float
-) -> Plan:
-    """What the budget pays for.
-
-    Where nobody set one and a run takes seconds: a few minutes instead of a run's time, or what the smallest comparison takes.
-    """
-    from rightrank.probe.plan import make_plan
-
-    budget = None if request.budget_minutes is None else request.budget_minutes * 60
-    spent = time.monotonic() - started + reserve_seconds
-    tried = (budget,) if budget is not None else (None, SHORTEST_DEFAULT_SECONDS + spent)
-    for seconds in tried:
-        try:
-            return make_plan(job, speed, ranks, seconds, spent_seconds=spent)
-        except BudgetError as error:
-            least = error
-    if budget is None and least.least_seconds is not None and least.least_seconds <= LONGEST_UNASKED_SECONDS:
-        return make_plan(job, speed, ranks, least.least_seconds, spent_seconds=spent)
-    raise least
 
 
 def _is_local(executor: LocalExecutor | Fleet) -> bool:

@@ -86,6 +86,23 @@ def percent_interval(figure: Figure) -> str:
     return f"{percent(figure.value)} [{number(figure.low, digits)}, {number(figure.high, digits)}]"
 
 
+def percent_beside(value: float, margin: float) -> str:
+    """``percent``, with a second decimal where the first would hide on which side of ``margin`` the value lies."""
+    return f"{number(value, 2)} %" if _hidden(value, margin) else percent(value)
+
+
+def interval_beside(figure: Figure, margin: float) -> str:
+    """``percent_interval``, likewise: two decimals throughout where one of its numbers needs them."""
+    parts = (figure.value, figure.low, figure.high)
+    if figure.low is None or figure.high is None or not any(_hidden(one or 0.0, margin) for one in parts):
+        return percent_interval(figure)
+    return f"{number(figure.value, 2)} % [{number(figure.low, 2)}, {number(figure.high, 2)}]"
+
+
+def _hidden(value: float, margin: float) -> bool:
+    return value != margin and round(value, 1) == round(margin, 1)
+
+
 def percent_cell(figure: Figure) -> str:
     """``percent_interval`` in a table: a dash stands where there is no interval to be trusted."""
     return f"{percent(figure.value)} –" if figure.low is None else percent_interval(figure)

@@ -40,6 +40,22 @@ def _with_format_noted(request: Request, rows: Parsed) -> Request:
     return replace(request, notes=(*request.notes, note))
 
 
+def with_template_noted(request: Request, rows: Parsed, data: PreparedData) -> Request:
+    """``request`` with a note, said at once, on the chat template around rows that are plain strings, where a config decided on it."""
+    first = rows.conversations[0]
+    if request.config is None or first.raw is None or first.kind == "text":
+        return request
+    strings = "The rows are plain strings; measured is"
+    if data.template != "none":
+        note = f"{strings} with the tokenizer's chat template around them. Without it: `rightrank recommend --no-chat-template`."
+    elif not request.string_template:
+        note = f"{strings} without a chat template, as {request.trainer} joins them."
+    else:
+        note = f"{strings} without a chat template."
+    request.on_text(note)
+    return replace(request, notes=(*request.notes, note))
+
+
 def with_warm_up_steps(request: Request, data: PreparedData) -> Request:
     """``request`` with its warm-up as a share of the steps that the person's own run on all the rows has."""
     if request.warmup_steps is None:

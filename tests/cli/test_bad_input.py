@@ -263,6 +263,66 @@ def test_settings_that_make_no_sense(
 
 
 @pytest.mark.parametrize(
+    ("options", "lines", "words"),
+    [
+        (("--ranks", "8,4096"), small_rows(), "Rank 4096 is beyond the width"),
+        (("--yours", "512,16,1e-4"), small_rows(), "Rank 512 is beyond the width"),
+        ((), small_rows(1), "There is 1 usable example"),
+        ((), [*small_rows(), "{"], "line 101: is not valid JSON"),
+        (("--eval-data", "few.jsonl"), small_rows(), "There are 3 usable examples in the held-out data"),
+        (
+            (),
+            [{**row, "prompt": f"{row['prompt']} {'sort ' * 300}"} for row in small_rows()],
+            "reads 256. Use --max-length 256.",
+        ),
+    ],
+)
+def test_what_can_be_refused_is_before_weights_are_read(
+    run: Run,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    lines: list[Any],
+    words: str,
+) -> None:
+    def loaded(*_: Any, **__: Any) -> None:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr("rightrank.executors.choose.open_workers", loaded)
+    save_rows(tmp_path / "few.jsonl", small_rows(3, seed=1))
+    assert words in refused(run, model, save_rows(tmp_path / "rows.jsonl", lines), *options)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_twice(
+    run: Run, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def unreachable(url: str, **_: Any) -> None:
+        asked.append(url)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    monkeypatch.setattr("rightrank.bank.hub.AGAIN_AFTER_SECONDS", 0.0)
+    assert "nomodel is no folder here and cannot be had from the hub. Check" in refused(run, "nomodel", rows)
+    assert len(asked) == 2 and asked[0].endswith("/nomodel/resolve/main/config.json")
+
+
+def test_a_largest_rank_wider_than_the_model_is_said(run: Run, model: Path, rows: Path) -> None:
+    said = run(model, rows, *QUICK, "--max-rank", "100000", "--dry-run")
+    assert said.code == 0
+    note = "--max-rank 100,000 is wider than every module of this model: 16 is the largest rank that one can have."
+    assert said.err.count(note) == 1 and said.err.index(note) < said.err.index("Loading model")
+
+
+def test_a_dry_run_says_what_takes_time(run: Run, model: Path, rows: Path) -> None:
+    lines = [line.partition(" ")[0] for line in run(model, rows, *QUICK, "--dry-run").err.splitlines()]
+    said = [word for word in lines if word in ("Loading", "model:", "Timing", "Plan:")]
+    assert said[0] == "Loading" and said[-3:] == ["model:", "Timing", "Plan:"]
+
+
+@pytest.mark.parametrize(
     ("device", "words"), [("meta", "'meta' cannot be used"), ("gpu", "'gpu' cannot be used")]
 )
 def test_devices_that_are_none(run: Run, model: Path, rows: Path, device: str, words: str) -> None:

@@ -33,12 +33,27 @@ def test_the_common_rank_is_the_smallest_that_keeps_everyone_within_the_margin()
     assert by_rank[16].worst == 3.5
 
 
-def test_what_may_lose_more_than_the_margin_does_not_fit():
-    unsure = tenant("unsure", 32, (16, 0.5, -0.5, 1.5), (32, 0.0, 0.0, 0.3))
+def test_what_was_not_seen_to_lose_more_than_the_margin_is_served_and_what_is_not_certain_said():
+    unsure = tenant("unsure", 32, (8, 1.5, -0.5, 3.5), (16, 0.5, -0.5, 1.5), (32, 0.0, 0.0, 0.3))
     fleet = plan_fleet([unsure])
-    assert fleet.common == 32, "0.5 % is within the margin, but it may be 1.5 %"
-    wide = tenant("unsure", 32, (16, 0.5, -0.5, 1.5), (32, 0.0, 0.0, 0.3), margin=2.0)
-    assert plan_fleet([wide]).common == 16
+    assert (fleet.common, fleet.sure) == (16, 32), "0.5 % is within the margin, but it may be 1.5 %"
+    said = "Not certain of unsure; 32 is the smallest at which none loses more than its margin at 95 %."
+    assert said in fleet_lines(fleet)
+    wide = plan_fleet([tenant("wide", 32, (16, 0.5, -0.5, 1.5), (32, 0.0, 0.0, 0.3), margin=2.0)])
+    assert (wide.common, wide.sure) == (16, 16) and "certain" not in "\n".join(fleet_lines(wide))
+
+
+def test_a_rank_that_lost_nothing_is_chosen_with_how_much_it_may_lose():
+    """Not the largest that was tried, because every interval is wide."""
+    open_ = tenant(
+        "open", 128, (8, 6.0, 2.0, 9.0), (32, -0.4, -5.0, 4.2), (128, 0.0, 0.0, 3.9), status="UNDECIDED"
+    )
+    fleet = plan_fleet([open_])
+    assert (fleet.common, fleet.sure) == (32, 128)
+    lines = fleet_lines(fleet)
+    assert lines[0] == "Serve 1 adapter at a largest rank of 32."
+    assert "  open  r=32: no loss seen, up to 4.2 % of its gain  (UNDECIDED: not certain)" in lines
+    assert "nothing" not in "\n".join(lines)
 
 
 def test_under_a_ceiling_a_tenant_gets_what_surely_loses_least():

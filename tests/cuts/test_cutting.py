@@ -75,7 +75,11 @@ def test_what_was_said_names_rows_and_rounds(answered):
     *_, said = answered
     assert said[0].endswith("120 rows choose, 120 others score.")
     assert "rank 16 on 7 linear layers" in said[1]
-    assert said[2] == "10 versions of the adapter on 64 rows that decide."
+    assert said[2].startswith(
+        "Plan: 10 versions of the adapter (cuts, the whole, the whole shrunk) and the bare model, on 240 rows"
+    )
+    assert said[2].endswith("fewer where those tell: about less than a minute.")
+    assert said[3] == "10 versions of the adapter on 64 rows that decide."
 
 
 def test_ranks_of_single_layers_are_padded_for_servers(tmp_path):

@@ -60,3 +60,15 @@ def test_of_several_controls_one_line_is_shown():
     more = line("whole × 0.5", "scaled", 16, 1.9, 40.0, "worse", factor=0.5, rows=64)
     result = replace(a_cut(), lines=(*a_cut().lines, more))
     assert [row.label for row in rows(result)][-1] == "whole × 0.7"
+
+
+def test_a_second_decimal_shows_on_which_side_of_the_margin_a_number_lies():
+    near = line("r=8", "cut", 8, 1.51, 0.64, "cannot tell")  # up to 1.04 %
+    result = replace(a_cut(), lines=(*a_cut().lines[:2], near, *a_cut().lines[2:]))
+    shown = {row.label: row.gain_lost for row in rows(result)}
+    assert shown["r=8"] == "0.64 % [0.24, 1.04]" and shown["r=16 (whole)"] == "1.6 % [1.2, 2.0]"
+    exact = replace(near, gain_lost=replace(near.gain_lost, high=1.0))
+    lines = (*a_cut().lines[:2], exact, *a_cut().lines[2:])
+    assert rows(replace(result, lines=lines))[2].gain_lost == "0.6 % [0.2, 1.0]"
+    told = " ".join(reasons("UNDECIDED", near, a_cut().lines[1], result.lines))
+    assert "r=8 is safest: it loses at most 1.04 % of the gain" in told

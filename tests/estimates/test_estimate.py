@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ from rightrank.estimates.costs import _probe_minutes, capacity_floor, memory_mod
 from rightrank.estimates.estimation import likeness_of
 from rightrank.priors import grids
 from rightrank.priors.characteristics import foretold
+from rightrank.probe.budget import affordable_plan
 from rightrank.probe.plan import Job, Speed, make_plan
+from rightrank.probe.plan_words import plan_lines
 from small_run import save_rows, small_rows
 
 if TYPE_CHECKING:
@@ -208,13 +211,17 @@ def test_what_no_measurement_can_answer_is_not_sold(bare: str, rows: Path, tmp_p
 def test_a_time_too_short_for_an_answer_is_seen_beforehand() -> None:
     """A step takes a second: 1,600 rows in batches of 16 are 100 steps, and the default is one run, 100 s, or three minutes."""
     minutes = _probe_minutes((0.0, 1.0, 1.0), 1, 16.0, BLUEPRINT, RECIPE, PROFILE, (8, 32, 128))
-    assert minutes[0] < 5 and minutes[2] is not None
+    run, probe, every, enough = minutes
+    assert run == pytest.approx(100 / 60) and probe < 5 and enough is not None
     job = Job(1600, RECIPE, 1, 200, 200, 1.0)
     speed = Speed(0.0, 1.0, 0.0, 1.0 / 32, 1)
-    assert not make_plan(job, speed, [8, 32, 128], 60 * minutes[2]).starved
-    assert make_plan(job, speed, [8, 32, 128], 60 * minutes[2] / 1.2).starved
+    assert not make_plan(job, speed, [8, 32, 128], 60 * enough).starved
+    assert make_plan(job, speed, [8, 32, 128], 60 * enough / 1.2).starved
     quick = _probe_minutes((0.0, 0.001, 0.001), 1, 16.0, BLUEPRINT, RECIPE, PROFILE, (8, 32, 128))
-    assert quick[2] is None
+    assert quick[3] is None
+    told = " ".join(plan_lines(affordable_plan(job, speed, (8, 32, 128), None), job, 1.0, 8.0))
+    assert f"--budget {math.ceil(enough)} is the least that pays for runs of so many" in told
+    assert f"--budget {math.ceil(every)} pays for every rank" in told
 
 
 def test_an_estimate_prints_as_the_command_does(bare: str, rows: Path, run: Run) -> None:

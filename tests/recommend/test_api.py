@@ -282,7 +282,7 @@ def test_json_and_nothing_else_on_stdout(folder: Path, tmp_path: Path) -> None:
     assert answer.status and answer.provenance.command.startswith("rightrank recommend ")
     assert "--json" not in answer.provenance.command and "--budget" not in answer.provenance.command
     assert said.stderr.startswith("rows.jsonl: prompt/completion, 80 train / 20 held out.\n")
-    assert "Loading" not in said.stderr and "%|" not in said.stderr and "\n\n" not in said.stderr
+    assert "Loading weights" not in said.stderr and "%|" not in said.stderr and "\n\n" not in said.stderr
     files = {p.name for p in (tmp_path / "run").iterdir()}
     assert {
         "report.html",

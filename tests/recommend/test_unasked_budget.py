@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from rightrank.errors import BudgetError
-from rightrank.preparing import LONGEST_UNASKED_SECONDS, SHORTEST_DEFAULT_SECONDS, _affordable_plan
-from rightrank.probe.plan import Job, Plan, Speed
+from rightrank.probe.budget import LONGEST_UNASKED_SECONDS, SHORTEST_DEFAULT_SECONDS, affordable_plan
+from rightrank.probe.plan import Job, Plan, Speed, make_plan
 from rightrank.recipe import Recipe
-from rightrank.request import Request
 
 JOB = Job(60, Recipe(), 100_000, decide_pool=10, score_pool=10, held_out_tokens=100.0)
 
 
 def plan(step_seconds: float, budget_minutes: float | None = None) -> Plan:
     speed = Speed(0.0, step_seconds, 0.0, 1e-4, together=1)
-    request = Request("model", "rows.jsonl", budget_minutes=budget_minutes)
-    return _affordable_plan(request, JOB, speed, (4, 8, 16, 32), time.monotonic(), 0.0)
+    return affordable_plan(
+        JOB, speed, (4, 8, 16, 32), None if budget_minutes is None else 60 * budget_minutes
+    )
 
 
 def test_fast_machines_take_a_few_minutes_and_slow_ones_what_the_smallest_comparison_takes() -> None:
@@ -38,3 +36,15 @@ def test_nobody_waits_for_hours_unasked() -> None:
 def test_a_budget_that_was_given_is_kept_to() -> None:
     with pytest.raises(BudgetError):
         plan(15.0, budget_minutes=1.0)
+
+
+def test_minutes_rather_than_runs_too_short_to_rely_on() -> None:
+    """A run of 34 s pays for runs of a few steps, three minutes pay for all rows."""
+    job = Job(1600, Recipe().given(epochs=1), 100_000, decide_pool=200, score_pool=200, held_out_tokens=1.0)
+    speed = Speed(0.0, 0.34, 0.0, 1e-4, together=1)
+    assert make_plan(job, speed, (8, 32, 128), None).starved
+    unasked = affordable_plan(job, speed, (8, 32, 128), None)
+    assert not unasked.starved and unasked.budget_seconds == SHORTEST_DEFAULT_SECONDS
+    asked = affordable_plan(job, speed, (8, 32, 128), 34.0)
+    assert asked.starved and asked.enough_seconds is not None
+    assert not make_plan(job, speed, (8, 32, 128), asked.enough_seconds).starved

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from report.samples import STATUSES, hostile, sample
+from rightrank.report import choices
 from rightrank.report.terminal import print_recommendation
 from rightrank.stats.paired import FEWEST_EXAMPLES
 
@@ -53,6 +54,7 @@ def test_a_settled_answer_reads_as_designed() -> None:
         " guide r=16 a=32 2e-4         ~1.217   1.5 % [0.7, 2.3]      32 %       14.2",
     ]
     assert table[11:] == [
+        "<-- the smallest rank that is as good as the best",
         "",
         "30 runs of your recipe on up to 1,350 of 2,700 rows, 2 seeds, 300 held-out rows.",
         "~ Measured to 1,350 rows; 2,700 extrapolated (intervals include it).",
@@ -73,6 +75,23 @@ def test_undecided_says_what_is_ruled_out_safe_and_would_decide() -> None:
     # On one line however long, so that it can be copied.
     assert f"\n  {answer.to_decide[0].command}\n    About 64 min. Trains the four open ranks" in text
     assert "    Time unknown. About 900 more" in text
+
+
+def test_why_the_arrow_is_not_on_the_best_row_and_what_less_than_nothing_lost_means() -> None:
+    answer = sample("UNDECIDED")
+    assert "<-- the smallest rank that may be as good as the best, and safe\n" in printed(answer)
+    assert "below zero" not in printed(answer)
+    best = next(o for o in answer.options if o.verdict == "best")
+    choice = replace(answer.choice, rank=best.rank, alpha=best.alpha, learning_rate=best.learning_rate)
+    assert not choices.marks(replace(answer, choice=choice)), "the arrow is on it"
+    other = next(o for o in answer.options if o.kind == "tuned" and o is not best)
+    assert other.gain_lost is not None
+    below = replace(other, gain_lost=replace(other.gain_lost, value=-0.4))
+    options = tuple(below if o is other else o for o in answer.options)
+    text = printed(replace(answer, options=options))
+    assert "below zero: better on the rows that score than the best by the rows that choose\n" in text
+    guess = printed(replace(answer, worst_case=None))
+    assert "<-- the best guess; nothing bounds what it may lose\n" in guess
 
 
 def test_no_gain_says_so_and_what_it_usually_means() -> None:

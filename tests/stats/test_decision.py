@@ -171,6 +171,20 @@ def test_noise_leaves_it_undecided_and_says_what_would_decide() -> None:
     assert found.deciding.held_out_needed > found.deciding.held_out_now == 100
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_where_nothing_tells_ranks_apart_the_smallest_that_may_be_as_good_is_named(seed: int) -> None:
+    """Not the one whose interval happens to end lowest by a hair; nor one that may lose a margin more than that."""
+    found = quick(draw(World(lost=flat, shared=1.0, smooth=0.1, own=0.2, examples=200, seeds=2), seed=seed))
+    assert found.status == "UNDECIDED" and found.margin is not None
+    lost = {
+        p.setting.rank: p.gain_lost for p in found.choices if p.kind == "tuned" and p.gain_lost is not None
+    }
+    lowest = min(one.high for one in lost.values() if one.low <= 0)
+    near = [rank for rank, one in lost.items() if one.low <= 0 and one.high <= lowest + found.margin.percent]
+    assert found.choice.rank == min(near)
+    assert found.worst_case_percent == lost[found.choice.rank].high
+
+
 def test_needed_examples_follow_the_square_root() -> None:
     found = quick(draw(World(shared=1.0, smooth=0.3, own=0.6, examples=400, seeds=3))).deciding
     assert found is not None

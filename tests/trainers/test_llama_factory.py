@@ -19,6 +19,7 @@ import pytest
 from report.samples import STATUSES, sample
 from rightrank.errors import ConfigurationError
 from rightrank.trainers import llama_factory as ours
+from rightrank.trainers import write_configs
 from trainers.exports import RUN, changed_lines, edited, exported, notes, places, read
 
 if TYPE_CHECKING:
@@ -148,7 +149,16 @@ def test_what_it_does_otherwise_stands_on_top() -> None:
     dropped = replace(answer, recipe=replace(answer.recipe, over_long="drop"))
     assert "drop them from the data first" in notes(ours, dropped)
     assert "end-of-text" in notes(ours, with_rows(answer, "strings"))
-    assert "end-of-text" not in notes(ours, answer)
+
+
+def test_a_missing_end_of_text_token_is_said_when_the_config_is_written(tmp_path: Path) -> None:
+    """As 0.9.5 has it: ``empty`` formats an answer as its content alone, and no other template leaves a prompt as it is."""
+    _, plain = write_configs(with_rows(sample(), "strings"), tmp_path)
+    (said,) = [line for line in plain if line.startswith("llama_factory.yaml: ")]
+    assert "no end-of-text token" in said and "Append your tokenizer's" in said
+    _, chat = write_configs(with_rows(sample(), "chat"), tmp_path)
+    assert not [line for line in chat if "end-of-text" in line]
+    assert "end-of-text" not in notes(ours, sample())
 
 
 @pytest.fixture

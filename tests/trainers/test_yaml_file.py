@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rightrank.errors import UserError
+from rightrank.errors import ConfigurationError, UserError
 from rightrank.trainers import yaml_edit, yaml_file
 from rightrank.trainers.keys import Keys
 
@@ -240,3 +240,15 @@ def test_nesting_has_an_end() -> None:
     assert yaml_file.parse("a: " + "[" * deepest + "]" * deepest, "c.yml").values
     with pytest.raises(UserError, match="nested more than 100 levels deep"):
         yaml_file.parse("a: " + "[" * (deepest + 1) + "]" * (deepest + 1), "c.yml")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("unsloth_sft.py", "a Python program"), ("a.ipynb", "a notebook"), ("run.sh", "a shell script")],
+)
+def test_a_program_is_named_as_one_and_never_run(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / name).write_text("open('it-ran', 'w')")
+    with pytest.raises(ConfigurationError) as caught:
+        yaml_file.read(tmp_path / name)
+    assert caught.value.problem == f"{name} is {kind}, whose settings could only be had by running it."
+    assert "YAML or JSON" in caught.value.mend and "--yours R,ALPHA,LR" in caught.value.mend

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rightrank.bank.hub import can_be_had
 from rightrank.bank.model_files import check_folder, check_gguf
 from rightrank.data.wording import cleaned, similar_names
 from rightrank.errors import ModelError, ResourceError, UnsafeModelError, UserError
@@ -53,6 +54,21 @@ def locate(name: str, *, trust_remote_code: bool = False) -> Place:
     if _is_local(name, path) or not HUB_ID.fullmatch(name):
         raise ModelError(f"There is no model at {shown}.", _nearby(path))
     return Place(name, name, {})
+
+
+def find(name: str, *, revision: str | None = None) -> None:
+    """Raise ModelError for a name of nothing here that is no hub id either, or that is not in the cache while the hub is not reached."""
+    locate(name)
+    with explaining(name):
+        if not can_be_had(name, revision=revision):
+            raise _not_had(cleaned(name, SHOWN))
+
+
+def _not_had(name: str) -> ModelError:
+    return ModelError(
+        f"{name} is no folder here and cannot be had from the hub.",
+        "Check the name and the network; for private models run `hf auth login`.",
+    )
 
 
 def _is_local(name: str, path: Path) -> bool:
@@ -150,10 +166,7 @@ def _explained(name: str, error: Exception) -> ModelError | ResourceError:
     if says("gated", "401 client", "403 client"):
         return ModelError(f"{name} is gated.", "Accept its licence on the hub, then run `hf auth login`.")
     if says("is not a local folder", "connect", "offline", "resolve", "localentrynotfound", "404 client"):
-        return ModelError(
-            f"{name} is no folder here and cannot be had from the hub.",
-            "Check the name and the network; for private models run `hf auth login`.",
-        )
+        return _not_had(name)
     if says("safetensors") and says("not appear to have", "no file named"):
         return _pickled(name)
     if says("model type", "model_type", "unrecognized configuration", "unrecognized model"):

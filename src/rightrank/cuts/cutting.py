@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rightrank.cuts import words
 from rightrank.cuts.answer import make_cut_result, opened
-from rightrank.cuts.race import race, versions_of
+from rightrank.cuts.race import evaluations, race, versions_of
 from rightrank.cuts.result import FILE_NAME
 from rightrank.cuts.writing import FOLDER, write_cut
 from rightrank.errors import ConfigurationError
@@ -21,11 +21,12 @@ from rightrank.recipe import Recipe
 from rightrank.runs.directory import choose_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rightrank.cuts.answer import Adapter
-    from rightrank.cuts.race import Raced, Version
+    from rightrank.cuts.race import Evaluates, Raced, Version
     from rightrank.cuts.result import CutResult
+    from rightrank.data import TokenizedExample
     from rightrank.data.held_out import HeldOutData
 
 
@@ -157,5 +158,20 @@ def _measured(
     seen = survey(read.base, middling, recipe, shares=worth_sharing(data.decide, recipe))
     longest = max(len(example.token_ids_T) for example in examples)
     evaluation = CutEvaluation(read.base, read.updates, seen.memory, seen.path, longest, read.whole)
+    most = len(data.decide) + len(data.score)
+    a_row = _seconds_a_row(evaluation, versions, middling)
+    least_and_most = evaluations(len(versions), len(data.decide), len(data.score))
+    on_text(words.plan_line(len(versions), most, (a_row * least_and_most[0], a_row * least_and_most[1])))
     found = race(versions, read.updates, data.decide, data.score, evaluation, on_text=on_text)
     return found, seen.path.packed
+
+
+def _seconds_a_row(
+    evaluation: Evaluates, versions: Sequence[Version], examples: Sequence[TokenizedExample]
+) -> float:
+    """A version on a row of middling length: the second time it is done, since the first also warms up."""
+    whole = next(version.cut for version in versions if version.kind == "whole")
+    evaluation.cuts([whole], examples)
+    started = time.monotonic()
+    evaluation.cuts([whole], examples)
+    return (time.monotonic() - started) / len(examples)

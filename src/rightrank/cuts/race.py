@@ -114,6 +114,15 @@ def race(
     return _more(raced, alive_V, score[:rows], evaluation, on_text, scores=True)
 
 
+def evaluations(versions: int, decide: int, score: int) -> tuple[int, int]:
+    """Least and most times that a row goes through the model, bare or with a version, in ``race``.
+
+    Least: all versions on the first rows and two on those that score at least; most: all on all rows.
+    """
+    first, scored = min(FIRST_ROWS, decide), min(LEAST_SCORED, score)
+    return (versions + 1) * first + 3 * scored, (versions + 1) * (decide + score)
+
+
 def _alive(raced: Raced, alive_V: Bool[np.ndarray, " V"], looks: int) -> Bool[np.ndarray, " V"]:
     whole_V = np.array([version.kind == "whole" for version in raced.versions])
     left_V: Bool[np.ndarray, " V"] = alive_V & (~losing(raced.evidence, alive_V, looks) | whole_V)

@@ -25,6 +25,16 @@ def adapter_line(rank: int, layers: int, base: str, dtype: str) -> str:
     return f"An adapter of rank {rank} on {wording.count(layers, 'linear layer')} of {wording.clean(base)} in {dtype}."
 
 
+def plan_line(versions: int, rows: int, seconds: tuple[float, float]) -> str:
+    """What will be measured and about how long that takes."""
+    low, high = (wording.minutes(one / 60) for one in seconds)
+    took = f"about {low}" if low == high else f"{low} to {high}"
+    return (
+        f"Plan: {versions} versions of the adapter (cuts, the whole, the whole shrunk) and the bare model, on {rows:,} rows at most, fewer"
+        f" where those tell: {took}."
+    )
+
+
 def headline(status: CutStatus, chosen: CutLine, lines: Sequence[CutLine]) -> str:
     """One sentence, in the reader's words."""
     if status == "NO_GAIN":
@@ -64,7 +74,7 @@ def reasons(status: CutStatus, chosen: CutLine, best: CutLine, lines: Sequence[C
     if status == "UNDECIDED":
         high = chosen.gain_lost.high or 0.0
         found.append(
-            f"{chosen.label} is safest: it loses at most {wording.percent(high)} of the gain (at 95 %)."
+            f"{chosen.label} is safest: it loses at most {wording.percent_beside(high, MARGIN_PERCENT)} of the gain (at 95 %)."
         )
         found.append("More held-out rows would decide it.")
     if best.kind != "whole" and whole.gain_lost is not None and (whole.gain_lost.low or 0.0) > 0:

@@ -9,6 +9,7 @@ from rightrank.data.prepare import (
     each_conversational_row,
     prepare,
     understand,
+    understood,
 )
 from rightrank.data.reading import Rows, read_rows
 from rightrank.data.split import Prompt, Split, split_by_prompt, split_with_eval
@@ -35,4 +36,5 @@ __all__ = [
     "token_frequency_loss",
     "tokenize",
     "understand",
+    "understood",
 ]

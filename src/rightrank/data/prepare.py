@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rightrank.data.formats import Parsed, parse_row, parse_rows
 from rightrank.data.reading import read_rows, stream_rows
-from rightrank.data.split import Prompt, Split, split_by_prompt, split_with_eval
+from rightrank.data.split import (
+    IN_THE_HELD_OUT,
+    Prompt,
+    Split,
+    require_enough_rows,
+    split_by_prompt,
+    split_with_eval,
+)
 from rightrank.data.tokens import Tokenized, TokenizedExample, tokenize, uses_template
 from rightrank.data.wording import counted
 
@@ -72,6 +79,24 @@ def understand(
     if isinstance(source, Parsed):
         return source
     return parse_rows(read_rows(source, config=config, split=split, revision=revision, prefer=prefer))
+
+
+def understood(
+    source: object,
+    held_out: object | None,
+    *,
+    split: str | None,
+    config: str | None,
+    revision: str | None,
+) -> tuple[Parsed, Parsed | None]:
+    """``understand`` of the rows and of the held-out ones, refused where they are too few whatever their tokens are."""
+    rows = understand(source, config=config, split=split, revision=revision)
+    require_enough_rows(len(rows.conversations))
+    if held_out is None:
+        return rows, None
+    held = understand(held_out, config=config, revision=revision, prefer=EVAL_SPLITS)
+    require_enough_rows(len(held.conversations), IN_THE_HELD_OUT)
+    return rows, held
 
 
 def prepare(

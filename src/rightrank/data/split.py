@@ -25,6 +25,7 @@ HELD_OUT_SHARE = 0.2
 HELD_OUT_MOST = 2_000
 FEWEST_ROWS = 20
 FEWEST_GROUPS = 10
+IN_THE_HELD_OUT = " in the held-out data"
 # A group of near-duplicates larger than a side (a tenth of the rows) could never be held out, and is more likely a shared
 # template than a repeated question (assumed). Its rows are then kept together by their exact prompt only.
 TEMPLATE_SHARE = HELD_OUT_SHARE / 2
@@ -88,7 +89,7 @@ def split_with_eval(train: Sequence[Prompt], held_out: Sequence[Prompt], *, seed
     ``split_by_prompt`` does, of either part.
     """
     groups, notes = prompt_groups(held_out)
-    _require_enough(len(held_out), groups, " in the held-out data")
+    _require_enough(len(held_out), groups, IN_THE_HELD_OUT)
     kept, overlap_notes = _not_held_out(train, held_out)
     removed = len(train) - len(kept)
     left = exact_groups([train[i].exact for i in kept])
@@ -156,10 +157,15 @@ def prompt_groups(prompts: Sequence[Prompt]) -> tuple[Groups, tuple[str, ...]]:
     return Groups.of(joined_G[exact.of_N]), notes
 
 
-def _require_enough(rows: int, groups: Groups, where: str = "") -> None:
+def require_enough_rows(rows: int, where: str = "") -> None:
+    """Raise TooFewExamplesError below 20 rows."""
     if rows < FEWEST_ROWS:
         there = f"There {'is' if rows == 1 else 'are'} {counted(rows, 'usable example')}{where}"
         raise TooFewExamplesError(f"{there}; at least {FEWEST_ROWS} are needed.", "Give more examples.")
+
+
+def _require_enough(rows: int, groups: Groups, where: str = "") -> None:
+    require_enough_rows(rows, where)
     if groups.count < FEWEST_GROUPS:
         there = f"There {'is' if groups.count == 1 else 'are'} {counted(groups.count, 'distinct prompt')}"
         found = f"{there} in {counted(rows, 'example')}{where}"

@@ -15,22 +15,15 @@ if TYPE_CHECKING:
     from rightrank.bank.blueprint import Blueprint
     from rightrank.bank.memory import MemoryModel
     from rightrank.estimates.estimation import DataProfile
-    from rightrank.probe.plan import Job, Plan, Speed
     from rightrank.recipe import Recipe
 
 # Published: about 2 bits of knowledge a parameter (Allen-Zhu & Li 2024, arXiv 2404.05405). Assumed: a trained token brings one bit.
 BITS_A_PARAMETER, BITS_A_TOKEN = 2.0, 1.0
-# What a default probe takes at least (measuring.SHORTEST_DEFAULT_SECONDS).
-SHORTEST_MINUTES = 3.0
-# Adapters of a rank in the middle of what is tried; time depends little on it.
-MIDDLE_RANK = 16
 # As many as were ever trained at once.
 MOST_TOGETHER = 24
 # Of the memory that the frozen weights leave, as bank.memory uses it.
 USABLE = 0.9
 TIMED_SECONDS = 0.3
-# Budgets tried one after the other for the least that is long enough. Chosen: a price to a tenth.
-NEXT_BUDGET = 1.1
 
 
 def memory_model(
@@ -68,21 +61,22 @@ def timing(
     ranks: Sequence[int],
 ) -> Timing:
     """Minutes of one run and of a probe, by arithmetic over the card's published rate and the launching of kernels."""
+    from rightrank.probe.plan import middle_rank
+
     tokens = recipe.batch_size * profile.mean_length
+    of_middle = blueprint.parameters_per_rank * middle_rank(ranks)
     flops = hardware.step_flops(
         body_parameters=blueprint.body_parameters,
         head_parameters=blueprint.head_parameters,
-        adapter_parameters=blueprint.parameters_per_rank * MIDDLE_RANK,
+        adapter_parameters=of_middle,
         layers=blueprint.layers,
         heads_width=blueprint.heads_width,
         tokens=tokens,
         row_tokens=profile.mean_length,
     )
     work = hardware.Work(flops, blueprint.layers)
-    steps = recipe.steps(profile.train)
     trainer = hardware.step_seconds(device, work)
-    run = [seconds * steps / 60 for seconds in trainer]
-    together = _together(device, blueprint.parameters_per_rank * MIDDLE_RANK, tokens, memory)
+    together = _together(device, of_middle, tokens, memory)
     found = [
         _probe_minutes((*speed, one_step), together, tokens, blueprint, recipe, profile, ranks)
         for speed, one_step in zip(hardware.probe_seconds(device, work), trainer, strict=True)
@@ -92,15 +86,16 @@ def timing(
         if device.name == hardware.CPU
         else "derived: arithmetic over the card's published rate, and the launching of kernels"
     )
-    wholes = [whole for _, whole, _ in found if whole is not None]
-    longer = [enough for _, _, enough in found if enough is not None]
+    run, probe, whole, enough = (
+        [one for one in each if one is not None] for each in zip(*found, strict=True)
+    )
     return Timing(
         device.title,
         device.gib,
-        Range(run[0], run[1], "minutes", source),
-        Range(found[0][0], found[-1][0], "minutes", source),
-        Range(min(wholes), max(wholes), "minutes", source) if wholes else None,
-        Range(min(longer), max(longer), "minutes", source) if longer else None,
+        Range(min(run), max(run), "minutes", source),
+        Range(min(probe), max(probe), "minutes", source),
+        Range(min(whole), max(whole), "minutes", source),
+        Range(min(enough), max(enough), "minutes", source) if enough else None,
     )
 
 
@@ -121,11 +116,14 @@ def _probe_minutes(
     recipe: Recipe,
     profile: DataProfile,
     ranks: Sequence[int],
-) -> tuple[float, float | None, float | None]:
-    """Minutes of a probe with the default budget, of every rank on all rows, and, where the default is too short for more than
-    UNDECIDED, the budget that is not; ``seconds``: of a step's floor, of an adapter, and of a
-    usual trainer's step."""
-    from rightrank.probe.plan import Job, Speed
+) -> tuple[float, float, float, float | None]:
+    """Minutes of one run, of a probe with the default budget, of every rank on all rows, and, where the default is too short for more
+    than UNDECIDED, the budget that is not; ``seconds``: of a step's floor, of an adapter, and of a usual trainer's step.
+
+    The same functions plan what is measured; only the speeds are estimated here, and loading and timing are left out.
+    """
+    from rightrank.probe.budget import SHORTEST_DEFAULT_SECONDS, affordable_plan, enough_seconds
+    from rightrank.probe.plan import Job, Speed, make_plan, one_run_seconds
 
     floor, each, trainer = seconds
     job = Job(
@@ -138,28 +136,22 @@ def _probe_minutes(
         held_out_tokens=profile.mean_length,
     )
     speed = Speed(floor, each, 0.0, (floor + each) / tokens / 2, together, trainer_step_seconds=trainer)
-    plan, enough = _plan(job, speed, ranks, None), None
-    if plan is None or plan.starved:
-        budget = 60 * SHORTEST_MINUTES if plan is None else max(60 * SHORTEST_MINUTES, plan.budget_seconds)
-        while (longer := _plan(job, speed, ranks, budget)) is None or longer.starved:
-            budget *= NEXT_BUDGET
-        enough = budget / 60 if budget > 60 * SHORTEST_MINUTES else None
-        plan = plan or longer
-    return max(SHORTEST_MINUTES, plan.planned_seconds / 60), plan.all_rows_seconds / 60, enough
-
-
-def _plan(job: Job, speed: Speed, ranks: Sequence[int], budget_seconds: float | None) -> Plan | None:
-    """What that budget pays for; None: not a single comparison."""
-    from rightrank.probe.plan import make_plan
-
+    one_run = one_run_seconds(job, speed, ranks)
     try:
-        return make_plan(job, speed, ranks, budget_seconds)
+        plan = affordable_plan(job, speed, ranks, None)
+        enough = plan.enough_seconds
     except BudgetError:
-        return None
+        enough = enough_seconds(job, speed, ranks, one_run)
+        plan = make_plan(job, speed, ranks, enough)
+    probe = max(SHORTEST_DEFAULT_SECONDS, plan.planned_seconds)
+    return one_run / 60, probe / 60, plan.all_rows_seconds / 60, None if enough is None else enough / 60
 
 
 def this_machine() -> hardware.Device | None:
-    """The first GPU where the table knows it, else the CPU, its matrix rate timed for a third of a second; None: an unknown GPU."""
+    """The first GPU where the table knows it, else the CPU, its matrix rate timed for a third of a second; None: an unknown GPU.
+
+    The fastest of the products counts: whatever else runs meanwhile then moves it little, and two estimates name the same minutes.
+    """
     import psutil
     import torch
 
@@ -172,11 +164,11 @@ def this_machine() -> hardware.Device | None:
     left = torch.ones(size, size, dtype=dtype)
     right = left.clone()
     torch.mm(left, right)
-    started, products = time.perf_counter(), 0
-    while (took := time.perf_counter() - started) < TIMED_SECONDS:
+    started, fastest = time.perf_counter(), TIMED_SECONDS
+    while (begun := time.perf_counter()) - started < TIMED_SECONDS:
         torch.mm(left, right)
-        products += 1
+        fastest = min(fastest, time.perf_counter() - begun)
     threads = torch.get_num_threads()
     title = f"this CPU, {threads} {'thread' if threads == 1 else 'threads'}"
-    rate = 2 * size**3 * max(1, products) / took / 1e12
+    rate = 2 * size**3 / fastest / 1e12
     return hardware.Device(hardware.CPU, title, rate, psutil.virtual_memory().total / 2**30, "timed")

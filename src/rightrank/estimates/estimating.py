@@ -22,12 +22,12 @@ from rightrank.estimates.estimation import (
     SettingEstimate,
     likeness_of,
 )
-from rightrank.fitting import enough_memory, ranks_to_try, tokens_fit
+from rightrank.fitting import enough_memory, ranks_to_try, require_model, tokens_fit
 from rightrank.priors import grids, hardware
 from rightrank.priors.characteristics import foretold
 from rightrank.recipe import alpha_for, equivalent_learning_rate
 from rightrank.request import Request, check
-from rightrank.row_habits import as_its_trainer_reads, with_warm_up_steps
+from rightrank.row_habits import as_its_trainer_reads, with_template_noted, with_warm_up_steps
 from rightrank.trainers import read_config
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def estimate_request(
         "revision": request.revision,
         "trust_remote_code": request.trust_remote_code,
     }
+    require_model(request)
     with enough_memory():
-        rows = reading.understand(request.dataset, split=request.data_split, **source)
+        rows, held_out = reading.understood(
+            request.dataset, request.eval_data, split=request.data_split, **source
+        )
         request = as_its_trainer_reads(request, rows)
-        held_out = None
-        if request.eval_data is not None:
-            held_out = reading.understand(request.eval_data, prefer=reading.EVAL_SPLITS, **source)
         with header_read_once():
             blueprint = read_blueprint(
                 request.model, modules=request.target_modules, dtype=_dtype(device), **loading
@@ -103,7 +103,7 @@ def estimate_request(
             seed=request.seed,
         )
     tokens_fit(blueprint.name, blueprint.vocabulary, blueprint.positions, data)
-    request = with_warm_up_steps(request, data)
+    request = with_warm_up_steps(with_template_noted(request, rows, data), data)
     return assemble(request, blueprint, data, device or this_machine(), quantization, trainer)
 
 

@@ -135,14 +135,14 @@ def _measuring(estimate: Estimate, console: Console, command: str) -> None:
     if timing is None:
         _say(console, "To measure it:")
     elif timing.long_enough is None:
-        _say(console, f"To measure it, {minutes(timing.probe)} on {timing.device}:")
+        _say(console, f"To measure it, {minutes(timing.probe)} on {timing.device} (estimated):")
     else:
         needed = math.ceil(timing.long_enough.high)
         again = f"{command} --budget {needed}"
         _say(
             console,
-            f"To measure it, {minutes(timing.long_enough)} on {timing.device}; in less, as by default ({minutes(timing.probe)}), runs are"
-            " too short for an answer:",
+            f"To measure it, {minutes(timing.long_enough)} on {timing.device} (estimated; --dry-run times it); in less, as by default"
+            f" ({minutes(timing.probe)}), runs are too short for an answer:",
         )
     console.print(Text(f"  {wording.clean(again)}", style="bold"), soft_wrap=True)
 

@@ -78,7 +78,8 @@ def time_lines(estimate: Estimate) -> list[str]:
         return ["Time: this GPU is not in the table. `--gpu NAME` estimates for another."]
     whole = "" if timing.every_rank is None else f"; every rank on all rows {minutes(timing.every_rank)}"
     return [
-        f"On {timing.device}: one run {minutes(timing.run)}, `rightrank recommend` {minutes(timing.probe)}{whole} ({_kind(timing.run)})."
+        f"On {timing.device}: one run {minutes(timing.run)}, `rightrank recommend` {minutes(timing.probe)}{whole} (estimated, as long as"
+        " nothing else runs there; `rightrank recommend --dry-run` times it)."
     ]
 
 
@@ -170,10 +171,6 @@ def _over(check: Check) -> str:
         unsure = check.cost is not None and check.cost.low is None
         return ", measured on too few rows for an interval" if unsure else ""
     return f" (mean and range of {check.cost.sets} data sets)"
-
-
-def _kind(found: Range) -> str:
-    return found.source.split(":")[0]
 
 
 def size(parameters: int) -> str:

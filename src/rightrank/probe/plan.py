@@ -118,6 +118,8 @@ class Plan:
     """One run of the user's own recipe on all the data, here, by a trainer of their own."""
     all_rows_seconds: float = 0.0
     """Budget that would pay for every rank on all the data, or on all that can be trained on."""
+    enough_seconds: float | None = None
+    """Least budget whose runs are long enough to rely on, where this one's are not and ``budget.affordable_plan`` was asked."""
     devices: int = 1
     most: int | None = None
     """Training examples of the largest run that can be measured, where that is not all the data."""
@@ -126,6 +128,16 @@ class Plan:
     def resolvable_percent(self) -> float:
         """Difference in percent of the gain that ``score`` examples resolve at 95 %, if they scatter as nl2bash's do."""
         return 1.96 * PAIRED_ERROR_PERCENT * math.sqrt(PAIRED_ERROR_EXAMPLES / max(1, self.score))
+
+
+def one_run_seconds(job: Job, speed: Speed, ranks: Sequence[int]) -> float:
+    """One run of the person's own recipe, in a trainer of their own on this device: what budgets are counted in."""
+    return trainer_seconds(job, speed, middle_rank(ranks), job.examples)
+
+
+def middle_rank(ranks: Sequence[int]) -> int:
+    """The rank that a run is priced at: time depends little on it."""
+    return sorted(ranks)[len(ranks) // 2]
 
 
 def run_seconds(job: Job, speed: Speed, rank: int, examples: int) -> float:
@@ -191,8 +203,7 @@ def make_plan(
     ``spent_seconds`` of the budget are gone already (loading, measuring the speed). ``among``: what to choose from, the most telling
     first; None: all that the sizes allow. Raises BudgetError where not even the smallest probe fits.
     """
-    middle = sorted(ranks)[len(ranks) // 2]
-    one_run = trainer_seconds(job, speed, middle, job.examples)
+    one_run = one_run_seconds(job, speed, ranks)
     budget = (
         budget_seconds if budget_seconds is not None else min(DEFAULT_BUDGET_SECONDS, one_run + spent_seconds)
     )

@@ -39,7 +39,10 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
         needed = math.ceil(plan.all_rows_seconds / 60)
         lines.append(f"Too little time for runs of {LEAST_STEPS} steps: the answer can only be UNDECIDED.")
         rows = "all your rows" if plan.most is None else f"the {plan.most:,} training rows drawn at random"
-        lines.append(f"--budget {needed} pays for every rank on {rows}.")
+        every = f"--budget {needed} pays for every rank on {rows}."
+        if plan.enough_seconds is not None and (enough := math.ceil(plan.enough_seconds / 60)) < needed:
+            every = f"--budget {enough} is the least that pays for runs of so many; {every}"
+        lines.append(every)
     elif plan.final_examples < job.examples:
         shorter = "" if plan.final_examples == plan.most else " A larger --budget shortens it."
         lines.append(f"The step from there to all rows is extrapolated, and the intervals say so.{shorter}")

@@ -44,6 +44,29 @@ def is_chosen(recommendation: Recommendation, option: Option) -> bool:
     )
 
 
+def marks(recommendation: Recommendation) -> tuple[str, ...]:
+    """Why the arrow stands on another row than "best", and what a gain lost below zero means; nothing where neither is there."""
+    tuned = [option for option in recommendation.options if option.kind == "tuned"]
+    best = next((option for option in tuned if option.verdict == "best"), None)
+    chosen = next((option for option in tuned if is_chosen(recommendation, option)), None)
+    if best is None or chosen is None or not recommendation.gains:
+        return ()
+    said = []
+    if chosen is not best and chosen.loss.source != "derived":
+        said.append(f"<-- {_WHY.get(recommendation.lead, _WHY_USED)}")
+    lost = [option.gain_lost.value for option in tuned if option is not best and option.gain_lost is not None]
+    if min(lost, default=0.0) <= -0.05:  # as printed
+        said.append("below zero: better on the rows that score than the best by the rows that choose")
+    return tuple(said)
+
+
+_WHY_USED = "the smallest rank that is as good as the best"
+_WHY = {
+    "Safe meanwhile": "the smallest rank that may be as good as the best, and safe",
+    "Best guess meanwhile": "the best guess; nothing bounds what it may lose",
+}
+
+
 def rows(recommendation: Recommendation) -> tuple[Row, ...]:
     """The table of choices: ranks at their best learning rate in order, then the user's own config, then the guides'."""
     return tuple(_row(recommendation, option, names) for option, names in wording.distinct(recommendation))

@@ -73,7 +73,9 @@ def _shown(result: CutResult) -> list[CutLine]:
 def _lost(line: CutLine, result: CutResult) -> str:
     if line.gain_lost is None:
         return "–"
-    return "best" if line.label == result.best else wording.percent_interval(line.gain_lost)
+    if line.label == result.best:
+        return "best"
+    return wording.interval_beside(line.gain_lost, result.margin_percent)
 
 
 def _size(megabytes: float) -> str:

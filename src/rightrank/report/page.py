@@ -52,6 +52,7 @@ def render(recommendation: Recommendation, configs: Mapping[str, str] | None = N
         # Whatever slipped through the escaping could still neither run nor load anything.
         policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
         rows=choices.rows(recommendation),
+        marks=choices.marks(recommendation),
         timed=any(option.train_minutes for option in recommendation.options),
         runs=[_run(point) for point in _sorted_runs(recommendation)],
         charts=_charts(recommendation),

@@ -108,6 +108,8 @@ def _table(recommendation: Recommendation, console: Console) -> None:
         console.print(Text(line, style="bold" if row.chosen else ""), soft_wrap=True)
     if recommendation.gains:
         say(console, wording.GAIN_LOST_SHORT, "dim")
+    for mark in choices.marks(recommendation):
+        say(console, mark, "dim")
     if facts.no_intervals(recommendation):
         say(console, facts.no_intervals(recommendation), "dim")
 

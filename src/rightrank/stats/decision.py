@@ -190,7 +190,7 @@ def _status(
 ) -> tuple[Status, int, tuple[str, ...]]:
     """Status, the setting to use and the reasons."""
     trusted = len(data.rungs[-1].judge_E) >= FEWEST_EXAMPLES
-    safe = _safe(data, standing, margin.percent, bounded=gain == "sure" and trusted)
+    safe = _safe(data, standing, candidates, margin.percent, bounded=gain == "sure" and trusted)
     obstacles = _obstacles(data, standing, candidates)
     if gain == "none" and not data.evidence.starved:
         return "NO_GAIN", standing.chosen[candidates[0].rank], words.no_gain(standing)
@@ -237,20 +237,27 @@ def _obstacles(data: Measured, standing: Standing, candidates: list[Candidate]) 
     return found
 
 
-def _safe(data: Measured, standing: Standing, margin_percent: float, *, bounded: bool) -> int:
-    """The setting whose gain lost has the lowest upper bound; within a tenth of the margin of it, the one of the smallest rank.
+def _safe(
+    data: Measured,
+    standing: Standing,
+    candidates: list[Candidate],
+    margin_percent: float,
+    *,
+    bounded: bool,
+) -> int:
+    """The smallest rank whose interval includes being as good as the best, if it may lose at most a margin more than any such rank.
 
-    Settings that are significantly less accurate than the best come last. Not ``bounded``: where it is not certain that anything is
-    gained, upper bounds are noise, and the lowest loss is the best guess there is.
+    Ranks that are significantly less accurate than the best are none of them. Chosen by what it lost on recorded data sets
+    (bench/LOG.md). Not ``bounded``: where it is not certain that anything is gained, or too few rows score, intervals are noise, and
+    the lowest loss of all settings is the best guess there is.
     """
-    known = [int(u) for u in np.flatnonzero(np.isfinite(standing.lost_U))]
-    accurate = [u for u in known if not less_accurate(data, standing, u)] or known
     if not bounded:
+        known = [int(u) for u in np.flatnonzero(np.isfinite(standing.lost_U))]
+        accurate = [u for u in known if not less_accurate(data, standing, u)] or known
         return min(accurate, key=lambda u: (standing.lost_U[u], data.settings[u].rank))
-    bound = {u: standing.gain_lost_by(u).high for u in accurate}
-    lowest = min(bound.values())
-    near = [u for u in accurate if bound[u] <= lowest + 0.1 * margin_percent]
-    return min(near, key=lambda u: (data.settings[u].rank, bound[u]))
+    as_good = [c for c in candidates if c.accurate and c.lost.low <= 0]  # the best is one
+    lowest = min(c.lost.high for c in as_good)
+    return next(c.u for c in as_good if c.lost.high <= lowest + margin_percent)
 
 
 def _open_side(data: Measured, standing: Standing, u: int, margin_percent: float) -> Side | None:

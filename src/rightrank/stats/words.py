@@ -105,8 +105,8 @@ def nothing_certain(
     """No rank is surely good enough."""
     out = [c for c in candidates if c.lost.low > margin.percent]
     said = [
-        f"No rank is surely within {_percent(margin.percent)} of the best; the safest, rank {safe.rank} at learning rate "
-        f"{safe.learning_rate:.1e}, may lose up to {_percent(worst_percent)} of the gain."
+        f"No rank is surely within {_percent(margin.percent)} of the best; the smallest that may be and is safe, rank {safe.rank} at "
+        f"learning rate {safe.learning_rate:.1e}, may lose up to {_percent(worst_percent)} of the gain."
     ]
     if any(c.lost.high <= margin.percent for c in candidates):
         said = [

@@ -35,11 +35,13 @@ def write_configs(
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Write every trainer's config into the run directory ``directory``. A file of the name ``kept`` that is there stays as it is.
 
-    Returns label -> path, and a sentence for each trainer that cannot train what is recommended.
+    Returns label -> path, and a sentence for each trainer that cannot train what is recommended, or only once something is done first.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    paths, refused = {}, []
+    paths: dict[str, Path] = {}
+    refused: list[str] = []
+    cautions: list[str] = []
     for trainer in _trainers():
         try:
             files = trainer.files(recommendation, places(recommendation, folder))
@@ -52,7 +54,9 @@ def write_configs(
             # Paths that are no UTF-8 keep their bytes: Python holds them as surrogates.
             (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
         paths[trainer.LABEL] = folder / trainer.FILE_NAME
-    return paths, tuple(refused)
+        if hasattr(trainer, "caution") and (said := trainer.caution(recommendation)):
+            cautions.append(f"{trainer.FILE_NAME}: {said}")
+    return paths, (*cautions, *refused)
 
 
 def texts(recommendation: Recommendation, directory: str | Path) -> dict[str, str]:

@@ -109,6 +109,18 @@ def _precision(s: Settings) -> dict[str, Any]:
     return {"fp16": True} if s.precision == "float16" else {"bf16": True}
 
 
+_NO_END = (
+    "LLaMA-Factory's template empty, which alone leaves prompts as they are, puts no end-of-text token behind a completion, so that the"
+    " model does not learn to stop; the rows were measured with one. Append your tokenizer's to every completion, or use another trainer's"
+    " config."
+)
+
+
+def caution(recommendation: Recommendation) -> str | None:
+    """What must be done before the config trains what was measured; None: nothing."""
+    return _NO_END if settings(recommendation).rows == "strings" else None
+
+
 def _notes(s: Settings) -> tuple[str, ...]:
     notes = []
     if s.rows == "chat":
@@ -116,9 +128,7 @@ def _notes(s: Settings) -> tuple[str, ...]:
             "LLaMA-Factory makes its template from the tokenizer's; if you serve with one of its own, add it (template: llama3)."
         )
     elif s.rows == "strings":
-        notes.append(
-            "The template empty puts no end-of-text token behind a completion; the rows were measured with one."
-        )
+        notes.append(_NO_END)
     if s.recipe.over_long == "drop":
         notes.append(
             f"LLaMA-Factory truncates. Rows above {s.recipe.max_length} tokens were dropped here: drop them from the data first."

@@ -27,6 +27,7 @@ MOST_NODES = 50_000
 """Values of a file, those that an alias repeats counted each time: a file of a few lines can stand for billions."""
 DEEPEST = 100
 """Levels of nesting, as in rows. Assumed."""
+_PROGRAMS = {".py": "a Python program", ".ipynb": "a notebook", ".sh": "a shell script"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ def read(path: str | Path) -> Document:
     """The file at ``path``. Raises ResourceError where it cannot be read, ConfigurationError where it is no mapping in YAML or JSON."""
     file = Path(path).expanduser()
     name = cleaned(file.name, 60)
+    if (kind := _PROGRAMS.get(file.suffix.lower())) is not None:
+        raise ConfigurationError(
+            f"{name} is {kind}, whose settings could only be had by running it.",
+            "Name a config in YAML or JSON, or give its settings: `rightrank recommend MODEL DATA --yours R,ALPHA,LR`.",
+        )
     try:
         with file.open("rb") as stream:
             raw = stream.read(LARGEST_BYTES + 1)
