@@ -1,10 +1,11 @@
-"""What is said of twice the data, against what twice the data showed: every recorded surface as if half of its rows were all there are.
+"""What is said of more data, against what more data showed: every recorded surface as if half of its rows, or fewer, were all there are.
 
-    python -m bench.more_data [--folder bench/surfaces]
+    python -m bench.more_data [--times 2] [--folder bench/surfaces]
 
-Offline. The runs on at most n/2 rows are the evidence; what ``Decision.drift`` foresees for twice as many is compared with the runs on n:
-how much more each doubling of the rank pays (percent of the gain, least squares over the ranks run at n/4 and n/2, each at its best
-learning rate), and the losses of these settings against the best of them. Priors leave the data set out; the lockbox is not looked at.
+Offline. The runs on at most n / ``times`` rows are the evidence (2, 4 or 8); what is foreseen for n is compared with the runs on n: how
+much more each doubling of the rank pays at twice the data (percent of the gain, ranks run at both sizes, each at its best learning rate;
+``--times 2`` alone), and the losses of these settings against the best of them. Priors leave the data set out; the lockbox is not looked
+at.
 
 Dimensions: C runs, E held-out examples.
 """
@@ -39,10 +40,10 @@ SAME = 2e-3
 """Learning rates (log10) this close are one."""
 
 
-def first_half(surface: Surface) -> Evidence:
-    """The runs on at most half of the rows, as the evidence of someone who has no more."""
+def first_part(surface: Surface, times: int) -> Evidence:
+    """The runs on at most one of ``times`` parts of the rows, as the evidence of someone who has no more."""
     decide_E, _ = surface.sides()
-    kept = np.flatnonzero(surface.examples_C <= surface.whole // 2)
+    kept = np.flatnonzero(surface.examples_C <= surface.whole // times)
     return Evidence(
         rank_C=surface.rank_C[kept],
         alpha_C=surface.alpha_C[kept],
@@ -56,7 +57,7 @@ def first_half(surface: Surface) -> Evidence:
         tokens_E=surface.tokens_E,
         scores_E=~decide_E,
         frequency_loss_E=surface.frequency_loss_E,
-        all_examples=surface.whole // 2,
+        all_examples=surface.whole // times,
     )
 
 
@@ -73,9 +74,9 @@ class Told:
     """Whether the interval held what was seen."""
 
 
-def told(surface: Surface, replicates: int = 2000) -> Told:
-    """What half of the rows say of all."""
-    evidence = first_half(surface)
+def told(surface: Surface, times: int = 2, replicates: int = 2000) -> Told:
+    """What one of ``times`` parts of the rows says of all."""
+    evidence = first_part(surface, times)
     decision = decide(evidence, replicates=replicates)
     data = measure(evidence, replicates, 0)
     later = stand(data, surface.whole)
@@ -97,10 +98,10 @@ def told(surface: Surface, replicates: int = 2000) -> Told:
         low, high = later.lost_U[u] + np.quantile(later.lost_BU[:, u], [TAIL, 1 - TAIL])
         apart.append(float(later.lost_U[u]) - truth)
         held.append(bool(low <= truth <= high))
-    slope = decision.drift.rank_slope
+    slope = decision.drift.rank_slope if times == 2 else None
     return Told(
         None if slope is None else (slope.value, slope.low, slope.high),
-        _slope_seen(surface),
+        _slope_seen(surface) if times == 2 else float("nan"),
         np.array(apart),
         np.array(held, dtype=bool),
     )
@@ -126,25 +127,34 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    folder = parser.parse_args().folder
+    parser.add_argument("--times", type=int, choices=(2, 4, 8), default=2)
+    chosen = parser.parse_args()
+    folder, times = chosen.folder, chosen.times
     every: list[Told] = []
     for surface in surfaces(folder):
-        if surface.lockbox or not {surface.whole // 2, surface.whole // 4} <= set(surface.sizes):
+        sizes = {surface.whole // times, surface.whole // min(8, 2 * times)}
+        if surface.lockbox or not sizes <= set(surface.sizes):
             continue
         with patch("rightrank.stats.rungs.recorded_prior", lambda name=surface.name: left_out(folder, name)):
-            found = told(surface)
+            found = told(surface, times)
         every.append(found)
-        slope = "nothing" if found.slope is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found.slope)
+        if times == 2:
+            slope = "nothing" if found.slope is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found.slope)
+            print(
+                f"a doubling of the rank pays {slope} % more at twice the data, seen {found.slope_seen:.2f}:"
+            )
+        off = np.abs(found.apart_U).mean() if len(found.apart_U) else float("nan")
         print(
-            f"{surface.name:12} {surface.epochs:g} epochs: a doubling of the rank pays {slope} % more at twice the data, seen "
-            f"{found.slope_seen:.2f}; {len(found.apart_U)} settings off by {np.abs(found.apart_U).mean():.2f} %, "
+            f"{surface.name:12} {surface.epochs:g} epochs: {len(found.apart_U)} settings off by {off:.2f} %, "
             f"{int(found.held_U.sum())} inside"
         )
     said = [one for one in every if one.slope is not None]
     inside = sum(one.slope[1] <= one.slope_seen <= one.slope[2] for one in said if one.slope)
     apart, held = (np.concatenate([getattr(one, name) for one in every]) for name in ("apart_U", "held_U"))
+    if said:
+        print(f"together: slope inside in {inside} of {len(said)}")
     print(
-        f"together: slope inside in {inside} of {len(said)}; settings off by {np.abs(apart).mean():.2f} %, "
+        f"together: settings off by {np.abs(apart).mean():.2f} %, "
         f"intervals hold {100 * held.mean():.0f} % of {len(held)}"
     )
 
