@@ -37,6 +37,8 @@ PLANTED = (1, 2, 4, 8, 16, 32)
 COST_PERCENT = 4.0
 """Of the gain, for each halving of the rank below the planted one."""
 FED, STARVED = 40.0, 1.0
+REPEATED_PERCENT = 3.0
+"""Of the gain: settings this near to the best of their rank have seeds of their own."""
 LOOSE = (0.25, 0.25)
 """Shares of the luck that are common and nearby in every fifth trial."""
 
@@ -82,7 +84,9 @@ def trial(number: int, fed: bool) -> Trial | None:
     truth = Planted(tuple(theta), planted=planted)
     shares = LOOSE if loose else (seeds.COMMON, seeds.NEARBY)
     with patch.object(seeds, "COMMON", shares[0]), patch.object(seeds, "NEARBY", shares[1]):
-        surface = invented.invented(truth, name=f"planted{number}", seed=9000 + number, scored=1000)
+        surface = invented.invented(
+            truth, name=f"planted{number}", seed=9000 + number, scored=1000, repeated_percent=REPEATED_PERCENT
+        )
     decide_E, score_E = (np.flatnonzero(side) for side in surface.sides())
     shown_E = np.concatenate([decide_E, score_E])
     found = replay(surface, FED if fed else STARVED, shown_E=shown_E, decide_rows=len(decide_E), seed=number)

@@ -16,6 +16,7 @@ from rightrank.probe.foresee import foreseen_axes, most_worth, pair, rounded, un
 from rightrank.probe.loss_table import Configuration, Role
 from rightrank.probe.plan import FEW
 from rightrank.recipe import alpha_for, equivalent_learning_rate
+from rightrank.stats.doubt import in_doubt
 from rightrank.stats.surface import best_learning_rate, still_possible
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def next_stage(
         ),
         ("ranks", lambda: _beyond_ranks(evidence, plan, at[final], narrowest_rank, widest_rank)),
         ("guides' setting", _guides(plan, GUIDE_RANKS[:1])),
+        ("settings not told apart", lambda: _told_apart(evidence, plan, at[final])),
         ("seeds", lambda: _repeats(evidence, final, _ends(evidence, final), SEEDS, at[final])),
         ("guides' settings", _guides(plan, GUIDE_RANKS)),
         ("learning rates", lambda: _beyond_edges(evidence, plan, final, plan.ranks, at[final])),
@@ -279,7 +281,61 @@ def _beyond_ranks(
         wanted.append(tried[0] // 2)
     if tried and possible and min(possible) == tried[-1] and tried[-1] * 2 <= widest:
         wanted.append(tried[-1] * 2)
-    return [configuration(rank, _foreseen(evidence, plan, rank), "rank") for rank in wanted]
+    return [_beside(evidence, plan, rank, tried) for rank in wanted]
+
+
+def _beside(evidence: Evidence, plan: Plan, rank: int, tried: Sequence[int]) -> Configuration:
+    """A new rank at the best learning rate of the nearest one tried on the final size.
+
+    The best learning rate moves slowly with the rank, and more between the sizes: what the scouts say of it is further away.
+    """
+    near = min(tried, key=lambda r: abs(math.log(r / rank)))
+    best = best_learning_rate(evidence, plan.final_examples, near)
+    return configuration(rank, on_grid(best[0]) if best else _foreseen(evidence, plan, rank), "rank")
+
+
+def smaller_stage(
+    evidence: Evidence, plan: Plan, done: Sequence[tuple[Configuration, int]], *, narrowest_rank: int = 1
+) -> Stage | None:
+    """Where a rank is surely as good as the best: what would tell whether a smaller one is, or None where nothing would.
+
+    The next smaller rank, down to ``narrowest_rank``; further learning rates of the one that lost, where its best lies at their edge;
+    other seeds of one that cannot be told from the best, and of what it cannot be told from.
+    """
+    final = plan.final_examples
+    if plan.breadth in FEW or plan.starved:
+        return None
+    at = {c for c, examples in done if examples == final}
+    tried = sorted({c.rank for c in at if c.role in ("rank", "learning rate")})
+    possible = still_possible(evidence, final)
+    lost = [rank for rank in tried if possible and rank < min(possible)]
+    narrower: list[Configuration] = []
+    if tried and not lost and tried[0] // 2 >= narrowest_rank:
+        narrower = [_beside(evidence, plan, tried[0] // 2, tried)]
+    for wanted in (
+        narrower,
+        lambda: _beyond_edges(evidence, plan, final, [*lost[-1:], *possible[:1]], at),
+        lambda: _told_apart(evidence, plan, at),
+    ):
+        stage = _stage("smaller ranks", final, wanted() if callable(wanted) else wanted, at, with_score=True)
+        if stage is not None:
+            return stage
+    return None
+
+
+def _told_apart(evidence: Evidence, plan: Plan, done: set[Configuration]) -> list[Configuration]:
+    """What would tell the smallest rank that may be as good as the best from what it is not yet told from: runs that were made on few
+    rows only, then other seeds, one by one."""
+    if plan.breadth in FEW or plan.final_examples < evidence.all_examples:
+        return []
+    for together in in_doubt(evidence):
+        made = [Configuration(s.rank, s.alpha, s.learning_rate, 0, "learning rate") for s in together]
+        if fresh := [c for c in made if c not in done]:
+            return fresh
+        for seed in SEEDS:
+            if fresh := [again for c in made if (again := replace(c, seed=seed, role="seed")) not in done]:
+                return fresh
+    return []
 
 
 def _ends(evidence: Evidence, examples: int) -> list[int]:

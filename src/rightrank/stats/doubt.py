@@ -1,0 +1,54 @@
+"""Which runs stand between a small rank and its certificate. Read by the scheduler, which repeats them with other seeds.
+
+Dimensions: B replicates, R rivals.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rightrank.stats.paired import CONFIDENCE
+from rightrank.stats.prices import less_accurate
+from rightrank.stats.rungs import measure
+from rightrank.stats.support import equivalence_margin
+from rightrank.stats.surface import QUICK_REPLICATES, stand
+
+if TYPE_CHECKING:
+    from rightrank.stats.evidence import Evidence
+    from rightrank.stats.rungs import Measured, Setting
+    from rightrank.stats.surface import Standing
+
+# Rivals repeated with one rank at once, those that bound it most first. Chosen: more of them cost more than they tell.
+MOST_RIVALS = 3
+
+
+def in_doubt(evidence: Evidence) -> list[list[Setting]]:
+    """Of every rank smaller than those surely within the margin that is within it by its estimate, the smallest first: its setting,
+    then the rivals that it is not told from."""
+    data = measure(evidence, QUICK_REPLICATES, 0)
+    if not data.rungs:
+        return []
+    standing = stand(data, max(evidence.all_examples, data.rungs[-1].examples))
+    if standing.gain.low <= 0:
+        return []
+    margin = equivalence_margin(data, standing).percent
+    found = []
+    for u in standing.chosen.values():
+        lost = standing.gain_lost_by(u)
+        if lost.value > margin or less_accurate(data, standing, u):
+            continue
+        if lost.high <= margin:
+            break
+        found.append(_with_rivals(data, standing, u, margin))
+    return found
+
+
+def _with_rivals(data: Measured, standing: Standing, u: int, margin: float) -> list[Setting]:
+    noise_BR = standing.lost_BU[:, [u]] - standing.lost_BU[:, standing.rivals_R]
+    bound_R = standing.lost_U[u] - standing.lost_U[standing.rivals_R]
+    bound_R = bound_R + np.quantile(np.abs(noise_BR), CONFIDENCE, axis=0)
+    order = [int(r) for r in np.argsort(-bound_R, kind="stable") if bound_R[r] > margin]
+    rivals = [int(standing.rivals_R[r]) for r in order if standing.rivals_R[r] != u]
+    return [data.settings[v] for v in (u, *rivals[:MOST_RIVALS])]
