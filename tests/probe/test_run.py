@@ -228,6 +228,20 @@ def test_ctrl_c_keeps_what_is_measured_and_resuming_ends_as_if_nothing_had_happe
     assert same(again.evidence, undisturbed.evidence)
 
 
+def test_a_probe_stopped_while_it_asks_for_smaller_ranks_goes_on_with_them(tmp_path, clock):
+    world = World(curvature=0.5, saturates_at=2, noise=0.0005)
+    whole = Executor(world, clock)
+    undisturbed = probe_of(tmp_path / "whole", whole).run()
+    small = [i for i, p in enumerate(whole.trained) if min(c.rank for c in p.configurations) < 4]
+    assert len(small) >= 2
+    for pack in small:
+        probe_of(tmp_path / str(pack), Executor(world, clock, fails_at=pack)).run()
+        resumed = Executor(world, clock)
+        again = probe_of(tmp_path / str(pack), resumed).run()
+        assert resumed.trained == whole.trained[pack:]
+        assert same(again.evidence, undisturbed.evidence)
+
+
 def test_a_pack_whose_file_is_damaged_is_trained_again(tmp_path, clock):
     whole = Executor(WORLD, clock)
     undisturbed = probe_of(tmp_path, whole).run()

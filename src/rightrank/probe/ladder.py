@@ -240,9 +240,16 @@ def _guides(plan: Plan, ranks: Sequence[int]) -> list[Configuration]:
 
 
 def _beyond_edges(
-    evidence: Evidence, plan: Plan, examples: int, ranks: Sequence[int], done: set[Configuration]
+    evidence: Evidence,
+    plan: Plan,
+    examples: int,
+    ranks: Sequence[int],
+    done: set[Configuration],
+    *,
+    one_will_do: bool = False,
 ) -> list[Configuration]:
-    """For every rank whose best learning rate is the lowest or highest tried there, the next one out; both, where only one was tried.
+    """For every rank whose best learning rate is the lowest or highest tried there, the next one out; both, where only one was tried,
+    unless ``one_will_do`` that is where the ranks around it have their best.
 
     Where every run of a rank diverged, the next one down.
     """
@@ -256,7 +263,8 @@ def _beyond_edges(
         best = best_learning_rate(evidence, examples, rank)
         if best is not None:
             rate, edge = best
-            steps = [s for s, name in ((1, "high"), (-1, "low")) if edge in (name, "both") or len(tried) == 1]
+            alone = len(tried) == 1 and not one_will_do
+            steps = [s for s, name in ((1, "high"), (-1, "low")) if edge in (name, "both") or alone]
         elif tried:
             rate, steps = min(tried), [-1]
         else:
@@ -299,8 +307,8 @@ def smaller_stage(
 ) -> Stage | None:
     """Where a rank is surely as good as the best: what would tell whether a smaller one is, or None where nothing would.
 
-    The next smaller rank, down to ``narrowest_rank``; further learning rates of the one that lost, where its best lies at their edge;
-    other seeds of one that cannot be told from the best, and of what it cannot be told from.
+    The next smaller rank, down to ``narrowest_rank``; further learning rates of the one that lost, since it may have lost for want of
+    them; other seeds of one that cannot be told from the best, and of what it cannot be told from.
     """
     final = plan.final_examples
     if plan.breadth in FEW or plan.starved:
@@ -314,7 +322,8 @@ def smaller_stage(
         narrower = [_beside(evidence, plan, tried[0] // 2, tried)]
     for wanted in (
         narrower,
-        lambda: _beyond_edges(evidence, plan, final, [*lost[-1:], *possible[:1]], at),
+        lambda: _beyond_edges(evidence, plan, final, possible[:1], at, one_will_do=True),
+        lambda: _beyond_edges(evidence, plan, final, lost[-1:], at),
         lambda: _told_apart(evidence, plan, at),
     ):
         stage = _stage("smaller ranks", final, wanted() if callable(wanted) else wanted, at, with_score=True)

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
 # Rivals repeated with one rank at once, those that bound it most first. Chosen: more of them cost more than they tell.
 MOST_RIVALS = 3
+# What is left of an interval's half-width once both sides were repeated with two more seeds. Derived: the root of a third, were all of
+# it luck.
+REPEATED_WIDTH = 0.6
 
 
 def in_doubt(evidence: Evidence) -> list[list[Setting]]:
-    """Of every rank smaller than those surely within the margin that is within it by its estimate, the smallest first: its setting,
-    then the rivals that it is not told from."""
+    """Of every rank smaller than those surely within the margin that is within it by its estimate: its setting, then the rivals that it
+    is not told from. Those first that repeats are likely to certify, and of these the smallest."""
     data = measure(evidence, QUICK_REPLICATES, 0)
     if not data.rungs:
         return []
@@ -34,15 +37,17 @@ def in_doubt(evidence: Evidence) -> list[list[Setting]]:
     if standing.gain.low <= 0:
         return []
     margin = equivalence_margin(data, standing).percent
-    found = []
+    likely: list[list[Setting]] = []
+    others: list[list[Setting]] = []
     for u in standing.chosen.values():
         lost = standing.gain_lost_by(u)
         if lost.value > margin or less_accurate(data, standing, u):
             continue
         if lost.high <= margin:
             break
-        found.append(_with_rivals(data, standing, u, margin))
-    return found
+        hoped = lost.value + REPEATED_WIDTH * (lost.high - lost.value) <= margin
+        (likely if hoped else others).append(_with_rivals(data, standing, u, margin))
+    return likely + others
 
 
 def _with_rivals(data: Measured, standing: Standing, u: int, margin: float) -> list[Setting]:
