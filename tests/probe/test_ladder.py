@@ -213,10 +213,10 @@ def test_ranks_below_the_smallest_where_it_may_be_enough():
 
 
 def every_smaller_stage(world, plan, done, *, narrowest=1):
-    """As long as there is one, each trained as proposed."""
+    """As long as there is one, each trained as proposed; rank 8 is said to be sure."""
     done, stages = list(done), []
     while stage := smaller_stage(
-        evidence_of(world, done, plan.final_examples), plan, done, narrowest_rank=narrowest
+        evidence_of(world, done, plan.final_examples), plan, done, answer=8, narrowest_rank=narrowest
     ):
         assert stage.why == "smaller ranks" and stage.examples == plan.final_examples and stage.with_score
         stages.append(stage)
@@ -265,10 +265,19 @@ def test_a_rank_that_lost_at_one_learning_rate_is_given_others():
     ]
 
 
+def test_a_rank_that_lost_is_run_where_the_next_larger_has_its_best_learning_rate():
+    """Between points of the grid, in a valley so steep that both of its neighbours there lose 3 % more."""
+    world = World(best_rate=10**-2.75, saturates_at=1, noise=0.0005, curvature=0.5)
+    done = [*grid((4, 8, 16, 32)), (configuration(8, 1.8e-3, "rank"), 1600)]
+    stages, after = every_smaller_stage(world, plan_of("plain"), done)
+    assert stages[0].configurations == (configuration(4, 1.8e-3, "learning rate"),)
+    assert {c.rank for c, _ in after if c.learning_rate == 1.8e-3 and not c.seed} >= {1, 2, 4, 8}
+
+
 def test_nothing_smaller_is_asked_of_plans_that_certify_nothing():
     world = World(saturates_at=1, **QUIET)
     for plan in (plan_of("lean"), plan_of("rates"), plan_of("plain", starved=True)):
-        assert smaller_stage(evidence_of(world, grid(), 1600), plan, grid()) is None
+        assert smaller_stage(evidence_of(world, grid(), 1600), plan, grid(), answer=4) is None
 
 
 def test_your_own_setting_is_measured_with_the_ranks_and_first():

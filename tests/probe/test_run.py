@@ -135,7 +135,9 @@ def test_a_settled_question_ends_it_early(tmp_path, clock, monkeypatch):
 def test_an_answer_is_asked_for_smaller_ranks_where_one_could_do(
     tmp_path, clock, monkeypatch, status, goes_on
 ):
-    monkeypatch.setattr(run, "decide", lambda evidence, **_: SimpleNamespace(status=status))
+    monkeypatch.setattr(
+        run, "decide", lambda evidence, **_: SimpleNamespace(status=status, choice=SimpleNamespace(rank=4))
+    )
     executor = Executor(World(curvature=0.5, saturates_at=1), clock)
     outcome = probe_of(tmp_path, executor).run()
     assert outcome.stopped == "answered"

@@ -31,6 +31,13 @@ def test_ranks_in_doubt_are_those_within_the_margin_but_not_surely() -> None:
         assert [group[0].rank for group in in_doubt(evidence)] == order
 
 
+def test_below_a_rank_that_is_known_to_be_sure_all_others_are_in_doubt() -> None:
+    evidence = draw(World(lost=settled, seed_share=0.0003, seeds=3, examples=800))
+    assert [group[0].rank for group in in_doubt(evidence, below=64)] == [16, 32]
+    assert all(len(group) >= 2 for group in in_doubt(evidence, below=64)), "each with a rival"
+    assert in_doubt(evidence, below=16) == []
+
+
 def test_its_rivals_come_with_it_and_are_not_many() -> None:
     groups = [group for seed in range(4) for group in in_doubt(draw(NOISY, seed=seed))]
     assert groups

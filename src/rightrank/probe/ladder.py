@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from rightrank.probe.foresee import foreseen_axes, most_worth, pair, rounded, unbracketed
+from rightrank.probe.foresee import SAME, foreseen_axes, most_worth, pair, rounded, unbracketed
 from rightrank.probe.loss_table import Configuration, Role
 from rightrank.probe.plan import FEW
 from rightrank.recipe import alpha_for, equivalent_learning_rate
@@ -116,6 +116,7 @@ def next_stage(
             return stage
     for why, wanted in (
         ("ranks", [*_own(yours), *_every_rank(evidence, plan, at[final])]),
+        ("settings not told apart", lambda: _not_run(evidence, plan, at[final])),
         (
             "learning rates",
             lambda: _beyond_edges(evidence, plan, final, still_possible(evidence, final), at[final]),
@@ -299,13 +300,43 @@ def _beside(evidence: Evidence, plan: Plan, rank: int, tried: Sequence[int]) -> 
     """
     near = min(tried, key=lambda r: abs(math.log(r / rank)))
     best = best_learning_rate(evidence, plan.final_examples, near)
-    return configuration(rank, on_grid(best[0]) if best else _foreseen(evidence, plan, rank), "rank")
+    return configuration(rank, _typed(best[0]) if best else _foreseen(evidence, plan, rank), "rank")
+
+
+def _typed(learning_rate: float) -> float:
+    """As a person would type it: the point of the grid that it stands for, else two digits."""
+    return (
+        near
+        if abs(math.log10((near := on_grid(learning_rate)) / learning_rate)) < SAME
+        else rounded(math.log10(learning_rate))
+    )
+
+
+def _at_the_next_ones(
+    evidence: Evidence, plan: Plan, rank: int, larger: int, done: set[Configuration]
+) -> list[Configuration]:
+    """``rank`` where ``larger`` has its best learning rate, if it was run nowhere near: in a steep valley a quarter of a decade is worth
+    more than the margin, and one learning rate serves most ranks."""
+    best = best_learning_rate(evidence, plan.final_examples, larger)
+    made = [
+        equivalent_learning_rate(c.rank, c.alpha, c.learning_rate)
+        for c in done
+        if c.rank == rank and not c.seed
+    ]
+    if best is None or any(abs(math.log10(rate / best[0])) < SAME for rate in made):
+        return []
+    return [configuration(rank, _typed(best[0]), "learning rate")]
 
 
 def smaller_stage(
-    evidence: Evidence, plan: Plan, done: Sequence[tuple[Configuration, int]], *, narrowest_rank: int = 1
+    evidence: Evidence,
+    plan: Plan,
+    done: Sequence[tuple[Configuration, int]],
+    *,
+    answer: int,
+    narrowest_rank: int = 1,
 ) -> Stage | None:
-    """Where a rank is surely as good as the best: what would tell whether a smaller one is, or None where nothing would.
+    """Where rank ``answer`` is surely as good as the best: what would tell whether a smaller one is, or None where nothing would.
 
     The next smaller rank, down to ``narrowest_rank``; further learning rates of the one that lost, since it may have lost for want of
     them; other seeds of one that cannot be told from the best, and of what it cannot be told from.
@@ -324,7 +355,8 @@ def smaller_stage(
         narrower,
         lambda: _beyond_edges(evidence, plan, final, possible[:1], at, one_will_do=True),
         lambda: _beyond_edges(evidence, plan, final, lost[-1:], at),
-        lambda: _told_apart(evidence, plan, at),
+        lambda: [c for rank in lost[-1:] for c in _at_the_next_ones(evidence, plan, rank, possible[0], at)],
+        lambda: _told_apart(evidence, plan, at, below=answer),
     ):
         stage = _stage("smaller ranks", final, wanted() if callable(wanted) else wanted, at, with_score=True)
         if stage is not None:
@@ -332,12 +364,26 @@ def smaller_stage(
     return None
 
 
-def _told_apart(evidence: Evidence, plan: Plan, done: set[Configuration]) -> list[Configuration]:
-    """What would tell the smallest rank that may be as good as the best from what it is not yet told from: runs that were made on few
-    rows only, then other seeds, one by one."""
+def _not_run(evidence: Evidence, plan: Plan, done: set[Configuration]) -> list[Configuration]:
+    """Settings that were run on few rows only, from which a rank that may be as good as the best is not told for want of a run on all."""
     if plan.breadth in FEW or plan.final_examples < evidence.all_examples:
         return []
-    for together in in_doubt(evidence):
+    return [
+        c
+        for together in in_doubt(evidence)
+        for s in together
+        if (c := Configuration(s.rank, s.alpha, s.learning_rate, 0, "learning rate")) not in done
+    ]
+
+
+def _told_apart(
+    evidence: Evidence, plan: Plan, done: set[Configuration], *, below: int | None = None
+) -> list[Configuration]:
+    """What would tell a rank that may be as good as the best from what it is not yet told from: runs that were made on few rows only,
+    then other seeds, one by one. ``below``: of ranks smaller than this one."""
+    if plan.breadth in FEW or plan.final_examples < evidence.all_examples:
+        return []
+    for together in in_doubt(evidence, below):
         made = [Configuration(s.rank, s.alpha, s.learning_rate, 0, "learning rate") for s in together]
         if fresh := [c for c in made if c not in done]:
             return fresh

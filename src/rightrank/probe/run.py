@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rightrank.probe.plan import Job, Plan, Speed
     from rightrank.stats.evidence import Evidence
-    from rightrank.stats.results import Status
+    from rightrank.stats.results import Decision
 
 Progress = "Callable[[str, float, float], None]"
 StopReason = Literal["answered", "carried out", "out of time", "interrupted"]
@@ -125,7 +125,7 @@ class Probe:
         if not self._train_all(begun, "continuing"):
             return "out of time"
         while (stage := self._next()) is not None:
-            if (settled := self._answered(stage)) and (stage := self._smaller(settled)) is None:
+            if (answer := self._answered(stage)) and (stage := self._smaller(answer)) is None:
                 return "answered"
             packs = [
                 Pack(number, stage.examples, tuple(group), stage.with_score)
@@ -149,19 +149,23 @@ class Probe:
             yours=self.subject.yours,
         )
 
-    def _answered(self, stage: Stage) -> Status | None:
+    def _answered(self, stage: Stage) -> Decision | None:
         """The answer, where there is one already, so that ``stage`` need not be measured for its sake."""
         if stage.why == "ranks" or stage.examples != self.plan.final_examples:
             return None
-        status = decide(self.evidence(), seed=self.subject.seed).status
-        return None if status == "UNDECIDED" else status
+        answer = decide(self.evidence(), seed=self.subject.seed)
+        return None if answer.status == "UNDECIDED" else answer
 
-    def _smaller(self, answer: Status) -> Stage | None:
+    def _smaller(self, answer: Decision) -> Stage | None:
         """What would make the answer a smaller rank."""
-        if answer not in ("SETTLED", "FLAT"):
+        if answer.status not in ("SETTLED", "FLAT"):
             return None
         return smaller_stage(
-            self.evidence(), self.plan, self._done(), narrowest_rank=self.subject.narrowest_rank
+            self.evidence(),
+            self.plan,
+            self._done(),
+            answer=answer.choice.rank,
+            narrowest_rank=self.subject.narrowest_rank,
         )
 
     def _done(self) -> list[tuple[Configuration, int]]:

@@ -27,9 +27,12 @@ MOST_RIVALS = 3
 REPEATED_WIDTH = 0.6
 
 
-def in_doubt(evidence: Evidence) -> list[list[Setting]]:
+def in_doubt(evidence: Evidence, below: int | None = None) -> list[list[Setting]]:
     """Of every rank smaller than those surely within the margin that is within it by its estimate: its setting, then the rivals that it
-    is not told from. Those first that repeats are likely to certify, and of these the smallest."""
+    is not told from. Those first that repeats are likely to certify, and of these the smallest.
+
+    ``below``: the smallest rank surely within the margin, where that was found out with more replicates.
+    """
     data = measure(evidence, QUICK_REPLICATES, 0)
     if not data.rungs:
         return []
@@ -39,11 +42,11 @@ def in_doubt(evidence: Evidence) -> list[list[Setting]]:
     margin = equivalence_margin(data, standing).percent
     likely: list[list[Setting]] = []
     others: list[list[Setting]] = []
-    for u in standing.chosen.values():
+    for rank, u in standing.chosen.items():
         lost = standing.gain_lost_by(u)
         if lost.value > margin or less_accurate(data, standing, u):
             continue
-        if lost.high <= margin:
+        if rank >= below if below is not None else lost.high <= margin:
             break
         hoped = lost.value + REPEATED_WIDTH * (lost.high - lost.value) <= margin
         (likely if hoped else others).append(_with_rivals(data, standing, u, margin))
@@ -54,6 +57,6 @@ def _with_rivals(data: Measured, standing: Standing, u: int, margin: float) -> l
     noise_BR = standing.lost_BU[:, [u]] - standing.lost_BU[:, standing.rivals_R]
     bound_R = standing.lost_U[u] - standing.lost_U[standing.rivals_R]
     bound_R = bound_R + np.quantile(np.abs(noise_BR), CONFIDENCE, axis=0)
-    order = [int(r) for r in np.argsort(-bound_R, kind="stable") if bound_R[r] > margin]
-    rivals = [int(standing.rivals_R[r]) for r in order if standing.rivals_R[r] != u]
+    order = [int(r) for r in np.argsort(-bound_R, kind="stable") if standing.rivals_R[r] != u]
+    rivals = [int(standing.rivals_R[r]) for i, r in enumerate(order) if i == 0 or bound_R[r] > margin]
     return [data.settings[v] for v in (u, *rivals[:MOST_RIVALS])]
