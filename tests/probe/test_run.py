@@ -115,7 +115,7 @@ def test_a_settled_question_ends_it_early(tmp_path, clock, monkeypatch):
 
     def settled(evidence, **_):
         asked.append(len(evidence.rank_C))
-        return SimpleNamespace(status="SETTLED")
+        return SimpleNamespace(status="SETTLED", choice=SimpleNamespace(rank=16))
 
     monkeypatch.setattr(run, "decide", settled)
     monkeypatch.setattr(run, "smaller_stage", lambda *_, **__: None)
