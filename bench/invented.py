@@ -67,8 +67,13 @@ def invented(
     epochs: float = 3.0,
     scored: int = 600,
     seed: int = 0,
+    repeated_percent: float = 0.0,
 ) -> Surface:
-    """All runs that the design asks for of ``truth``."""
+    """All runs that the design asks for of ``truth``.
+
+    ``repeated_percent``: on all rows, also other seeds of every setting that loses no more than this against the best of its rank, so
+    that what a probe repeats is drawn and not stood in for by its neighbour's luck. All other numbers are the same without.
+    """
     truth = truth or Truth()
     rng = np.random.default_rng([seed, 7])
     recipe = Recipe(epochs=epochs)
@@ -85,10 +90,14 @@ def invented(
         near = sorted(level, key=lambda p: level[p])[:6]
         if size in (rows, rows // 8):
             runs += [(p.rank, configuration(*p, "rank").alpha, p.rate, s, size) for p in near for s in SEEDS]
+        if size == rows:
+            repeated = [p for p in _near_each_rank(level, repeated_percent) if p not in near]
     runs += [(c.rank, c.alpha, c.learning_rate, 0, rows) for c in guides()]
+    besides = [(p.rank, configuration(*p, "rank").alpha, p.rate, s, rows) for p in repeated for s in SEEDS]
+    runs += besides
     loss_CE = np.empty((len(runs), E))
     axis_C = np.array([math.log10(equivalent_learning_rate(r, a, lr)) for r, a, lr, *_ in runs])
-    luck_C = _luck(runs, axis_C, rng)
+    luck_C = _luck(runs, axis_C, rng, len(besides), np.random.default_rng([seed, 11]))
     for c, (rank, _, _, _, size) in enumerate(runs):
         axis = float(axis_C[c])
         share = (truth.lost(rank, axis, size, rows) + truth.noise * luck_C[c]) / 100
@@ -112,16 +121,31 @@ def invented(
     )  # fmt: skip
 
 
+def _near_each_rank(level: dict[Point, float], percent: float) -> list[Point]:
+    lowest: dict[int, float] = {}
+    for p, lost in level.items():
+        lowest[p.rank] = min(lost, lowest.get(p.rank, math.inf))
+    return [p for p, lost in level.items() if percent and lost <= lowest[p.rank] + percent]
+
+
 def _luck(
-    runs: list[tuple[int, float, float, int, int]], axis_C: np.ndarray, rng: np.random.Generator
+    runs: list[tuple[int, float, float, int, int]],
+    axis_C: np.ndarray,
+    rng: np.random.Generator,
+    besides: int = 0,
+    rng_besides: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Of variance 1, as alike as that of real runs."""
+    """Of variance 1, as alike as that of real runs. The last ``besides`` runs draw from a generator of their own."""
     rank_C, seed_C, size_C = (np.array([run[i] for run in runs]) for i in (0, 3, 4))
     found = np.empty(len(runs))
+    first_C = np.arange(len(runs)) < len(runs) - besides
     for size in np.unique(size_C):
         here = size_C == size
         root = np.linalg.cholesky(alike(rank_C[here], axis_C[here], seed_C[here]))
-        found[here] = root @ rng.standard_normal(int(here.sum()))
+        drawn = rng.standard_normal(int((here & first_C).sum()))
+        if rng_besides is not None:
+            drawn = np.append(drawn, rng_besides.standard_normal(int((here & ~first_C).sum())))
+        found[here] = root @ drawn
     return found
 
 

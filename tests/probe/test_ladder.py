@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from rightrank.probe.ladder import (
     on_grid,
     prior_learning_rate,
     shifted,
+    smaller_stage,
 )
 from rightrank.probe.loss_table import Configuration
 from rightrank.recipe import alpha_for
@@ -162,9 +164,28 @@ def test_scouts_are_repeated_once():
 
 def test_finals_are_repeated_at_both_ends_of_what_is_possible():
     stages, _ = simulate(World(saturates_at=8), plan_of("plain"))
-    repeats = next(s for s in stages if s.examples == 1600 and s.why == "seeds")
-    assert {c.seed for c in repeats.configurations} == {1, 2}
-    assert len({c.rank for c in repeats.configurations}) == 2
+    before, repeats = [], None
+    for s in (s for s in stages if s.examples == 1600):
+        if s.why == "seeds":
+            repeats = s
+            break
+        before += [c for c in s.configurations if c.seed]
+    repeated = {*before, *repeats.configurations}
+    both = {c.rank for c in repeated if {replace(c, seed=seed) for seed in (1, 2)} <= repeated}
+    assert {8, 128} <= both
+
+
+def test_what_is_not_told_from_the_smallest_rank_is_repeated_seed_by_seed():
+    """Rows tell nothing apart here but seeds do: r=8 is as good as the larger ranks, and so noisy that one run does not show it."""
+    stages, done = simulate(World(saturates_at=8, noise=0.01), plan_of("plain"))
+    apart = [s for s in stages if s.why == "settings not told apart"]
+    assert apart
+    for stage in apart:
+        assert stage.examples == 1600 and stage.with_score
+        assert len({c.seed for c in stage.configurations}) == 1
+        assert len(stage.configurations) <= 1 + 3
+    at = {c for c, n in done if n == 1600}
+    assert all(replace(c, seed=0) in at for c in at), "none is repeated that was not run"
 
 
 def test_a_repeat_is_the_same_setting_with_another_seed():
@@ -189,6 +210,74 @@ def test_ranks_below_the_smallest_where_it_may_be_enough():
     assert min(c.rank for c, _ in done) <= 2
     _, done = simulate(World(saturates_at=64), plan_of("plain"))
     assert min(c.rank for c, _ in done) == 4
+
+
+def every_smaller_stage(world, plan, done, *, narrowest=1):
+    """As long as there is one, each trained as proposed; rank 8 is said to be sure."""
+    done, stages = list(done), []
+    while stage := smaller_stage(
+        evidence_of(world, done, plan.final_examples), plan, done, answer=8, narrowest_rank=narrowest
+    ):
+        assert stage.why == "smaller ranks" and stage.examples == plan.final_examples and stage.with_score
+        stages.append(stage)
+        assert len(stages) < 30
+        done += [(c, stage.examples) for c in stage.configurations]
+    return stages, done
+
+
+def grid(ranks=(4, 8, 16, 32), rates_=(3e-4, 1e-3, 3e-3), n=1600):
+    return [(configuration(r, rate, "rank"), n) for r in ranks for rate in rates_]
+
+
+QUIET = {"noise": 0.0005, "curvature": 2.0}
+
+
+def test_the_next_smaller_rank_starts_where_the_smallest_has_its_best_learning_rate():
+    """Whatever the scouts' is: theirs is 3e-3 here, on a quarter of the rows."""
+    world = World(saturates_at=1, **QUIET)
+    done = [*grid(), (configuration(8, 3e-3, "learning rate"), 400)]
+    stages, _ = every_smaller_stage(world, plan_of("wide"), done)
+    assert stages[0].configurations == (configuration(2, 1e-3, "rank"),)
+    assert stages[1].configurations == (configuration(1, 1e-3, "rank"),)
+
+
+@pytest.mark.parametrize("breadth", ["wide", "plain"])
+@pytest.mark.parametrize(
+    ("enough", "narrowest", "reached"), [(1, 1, 1), (2, 1, 1), (4, 1, 2), (1, 2, 2), (8, 1, 4)]
+)
+def test_smaller_ranks_are_tried_until_one_loses(breadth, enough, narrowest, reached):
+    world = World(saturates_at=enough, **QUIET)
+    _, done = every_smaller_stage(world, plan_of(breadth), grid(), narrowest=narrowest)
+    assert min(c.rank for c, _ in done) == reached
+
+
+def test_a_rank_that_lost_at_one_learning_rate_is_given_others():
+    """r=4 was run at 3e-3 alone, where it loses 46 % more than at 1e-3; so was r=2, whose turn comes once r=4 does not lose."""
+    world = World(saturates_at=4, **QUIET)
+    done = [*grid((8, 16, 32)), *grid((2, 4), (3e-3,))]
+    stages, after = every_smaller_stage(world, plan_of("plain"), done)
+    first = [(c.rank, c.learning_rate) for c in stages[0].configurations if c.rank < 8]
+    assert sorted(first) == [(4, 1e-3), (4, 1e-2)]
+    assert [sorted({c.learning_rate for c, _ in after if c.rank == r}) for r in (4, 2, 1)] == [
+        [1e-3, 3e-3, 1e-2],
+        [1e-3, 3e-3, 1e-2],
+        [],
+    ]
+
+
+def test_a_rank_that_lost_is_run_where_the_next_larger_has_its_best_learning_rate():
+    """Between points of the grid, in a valley so steep that both of its neighbours there lose 3 % more."""
+    world = World(best_rate=10**-2.75, saturates_at=1, noise=0.0005, curvature=0.5)
+    done = [*grid((4, 8, 16, 32)), (configuration(8, 1.8e-3, "rank"), 1600)]
+    stages, after = every_smaller_stage(world, plan_of("plain"), done)
+    assert stages[0].configurations == (configuration(4, 1.8e-3, "learning rate"),)
+    assert {c.rank for c, _ in after if c.learning_rate == 1.8e-3 and not c.seed} >= {1, 2, 4, 8}
+
+
+def test_nothing_smaller_is_asked_of_plans_that_certify_nothing():
+    world = World(saturates_at=1, **QUIET)
+    for plan in (plan_of("lean"), plan_of("rates"), plan_of("plain", starved=True)):
+        assert smaller_stage(evidence_of(world, grid(), 1600), plan, grid(), answer=4) is None
 
 
 def test_your_own_setting_is_measured_with_the_ranks_and_first():

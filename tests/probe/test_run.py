@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +14,7 @@ from rightrank.probe.loss_table import LossTable
 from rightrank.probe.plan import Job, Speed
 from rightrank.probe.run import Probe, Subject
 from rightrank.recipe import Recipe
+from rightrank.stats.decision import decide
 from worlds import FREQUENCY_E, SCORES_E, TOKENS_E, World, plan_of
 
 SPEED = Speed(0.0, 0.01, 0.0, 0.0, together=3)  # a run of 50 steps takes half a second, judging it nothing
@@ -114,9 +115,10 @@ def test_a_settled_question_ends_it_early(tmp_path, clock, monkeypatch):
 
     def settled(evidence, **_):
         asked.append(len(evidence.rank_C))
-        return SimpleNamespace(status="SETTLED")
+        return SimpleNamespace(status="SETTLED", choice=SimpleNamespace(rank=16))
 
     monkeypatch.setattr(run, "decide", settled)
+    monkeypatch.setattr(run, "smaller_stage", lambda *_, **__: None)
     executor = Executor(WORLD, clock)
     outcome = probe_of(tmp_path, executor, yours=(24, 12.0, 5e-5)).run()
     assert outcome.stopped == "answered"
@@ -125,6 +127,43 @@ def test_a_settled_question_ends_it_early(tmp_path, clock, monkeypatch):
     assert {c.rank for p in executor.trained if p.examples == 1600 for c in p.configurations} == {
         4, 8, 16, 24, 32, 64, 128
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "goes_on"), [("SETTLED", True), ("FLAT", True), ("CEILING", False), ("NO_GAIN", False)]
+)
+def test_an_answer_is_asked_for_smaller_ranks_where_one_could_do(
+    tmp_path, clock, monkeypatch, status, goes_on
+):
+    monkeypatch.setattr(
+        run, "decide", lambda evidence, **_: SimpleNamespace(status=status, choice=SimpleNamespace(rank=4))
+    )
+    executor = Executor(World(curvature=0.5, saturates_at=1), clock)
+    outcome = probe_of(tmp_path, executor).run()
+    assert outcome.stopped == "answered"
+    assert (min(c.rank for p in executor.trained for c in p.configurations) == 1) == goes_on
+
+
+@pytest.mark.parametrize(
+    "ranks", [(4, 8, 16, 32, 64, 128), (8, 32, 128), (16, 32, 64, 128), (2, 4, 8, 16, 32, 64, 128)]
+)
+@pytest.mark.parametrize("enough", [2, 8])
+def test_the_list_of_candidates_does_not_drag_the_answer(tmp_path, clock, ranks, enough):
+    world = World(curvature=0.5, saturates_at=enough, noise=0.0005)
+    plan = plan_of("plain", ranks=ranks, scout_ranks=(32, 128))
+    outcome = probe_of(tmp_path, Executor(world, clock), plan=plan).run()
+    decision = decide(outcome.evidence, replicates=500)
+    assert (decision.status, decision.choice.rank) == ("SETTLED", enough)
+
+
+def test_a_smallest_rank_asked_for_is_respected(tmp_path, clock):
+    """``--ranks 8,16,32``: no other one is tried, however good."""
+    executor = Executor(World(curvature=0.5, saturates_at=1, noise=0.0005), clock)
+    plan = plan_of("plain", ranks=(8, 16, 32), scout_ranks=(8, 32))
+    probe = probe_of(tmp_path, executor, plan=plan)
+    probe.subject = replace(probe.subject, narrowest_rank=8, widest_rank=32)
+    outcome = probe.run()
+    assert set(outcome.evidence.rank_C.tolist()) == {8, 16, 32}
 
 
 def test_an_undecided_question_is_carried_through(tmp_path, clock, monkeypatch):
@@ -189,6 +228,20 @@ def test_ctrl_c_keeps_what_is_measured_and_resuming_ends_as_if_nothing_had_happe
     assert resumed.trained == whole.trained[pack:]
     assert again.stopped == undisturbed.stopped
     assert same(again.evidence, undisturbed.evidence)
+
+
+def test_a_probe_stopped_while_it_asks_for_smaller_ranks_goes_on_with_them(tmp_path, clock):
+    world = World(curvature=0.5, saturates_at=2, noise=0.0005)
+    whole = Executor(world, clock)
+    undisturbed = probe_of(tmp_path / "whole", whole).run()
+    small = [i for i, p in enumerate(whole.trained) if min(c.rank for c in p.configurations) < 4]
+    assert len(small) >= 2
+    for pack in small:
+        probe_of(tmp_path / str(pack), Executor(world, clock, fails_at=pack)).run()
+        resumed = Executor(world, clock)
+        again = probe_of(tmp_path / str(pack), resumed).run()
+        assert resumed.trained == whole.trained[pack:]
+        assert same(again.evidence, undisturbed.evidence)
 
 
 def test_a_pack_whose_file_is_damaged_is_trained_again(tmp_path, clock):

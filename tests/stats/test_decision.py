@@ -80,6 +80,17 @@ def test_flat_takes_the_smallest() -> None:
     assert found.ruled_out == ()
 
 
+@pytest.mark.parametrize("lowest", [1, 2])
+def test_there_is_no_smaller_rank_than_one(lowest: int) -> None:
+    for world in (
+        CLEAR.but(lost=flat, ranks=(lowest, 4, 16, 64)),
+        CLEAR.but(lost=flat, ranks=(lowest, 2 * lowest, 3 * lowest)),
+    ):
+        found = quick(draw(world))
+        assert (found.status, found.choice.rank) in {("FLAT", lowest), ("SETTLED", lowest)}
+        assert any("still smaller" in reason for reason in found.reasons) == (lowest > 1)
+
+
 def test_flat_needs_a_range_of_ranks() -> None:
     found = quick(draw(CLEAR.but(lost=flat, ranks=(8, 16, 24, 32))))
     assert found.status == "SETTLED"

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from rightrank.probe.foresee import foreseen_axes, most_worth, pair, rounded, unbracketed
+from rightrank.probe.foresee import SAME, foreseen_axes, most_worth, pair, rounded, unbracketed
 from rightrank.probe.loss_table import Configuration, Role
 from rightrank.probe.plan import FEW
 from rightrank.recipe import alpha_for, equivalent_learning_rate
+from rightrank.stats.doubt import in_doubt
 from rightrank.stats.surface import best_learning_rate, still_possible
 
 if TYPE_CHECKING:
@@ -115,12 +116,14 @@ def next_stage(
             return stage
     for why, wanted in (
         ("ranks", [*_own(yours), *_every_rank(evidence, plan, at[final])]),
+        ("settings not told apart", lambda: _not_run(evidence, plan, at[final])),
         (
             "learning rates",
             lambda: _beyond_edges(evidence, plan, final, still_possible(evidence, final), at[final]),
         ),
         ("ranks", lambda: _beyond_ranks(evidence, plan, at[final], narrowest_rank, widest_rank)),
         ("guides' setting", _guides(plan, GUIDE_RANKS[:1])),
+        ("settings not told apart", lambda: _told_apart(evidence, plan, at[final])),
         ("seeds", lambda: _repeats(evidence, final, _ends(evidence, final), SEEDS, at[final])),
         ("guides' settings", _guides(plan, GUIDE_RANKS)),
         ("learning rates", lambda: _beyond_edges(evidence, plan, final, plan.ranks, at[final])),
@@ -238,9 +241,16 @@ def _guides(plan: Plan, ranks: Sequence[int]) -> list[Configuration]:
 
 
 def _beyond_edges(
-    evidence: Evidence, plan: Plan, examples: int, ranks: Sequence[int], done: set[Configuration]
+    evidence: Evidence,
+    plan: Plan,
+    examples: int,
+    ranks: Sequence[int],
+    done: set[Configuration],
+    *,
+    one_will_do: bool = False,
 ) -> list[Configuration]:
-    """For every rank whose best learning rate is the lowest or highest tried there, the next one out; both, where only one was tried.
+    """For every rank whose best learning rate is the lowest or highest tried there, the next one out; both, where only one was tried,
+    unless ``one_will_do`` that is where the ranks around it have their best.
 
     Where every run of a rank diverged, the next one down.
     """
@@ -254,7 +264,8 @@ def _beyond_edges(
         best = best_learning_rate(evidence, examples, rank)
         if best is not None:
             rate, edge = best
-            steps = [s for s, name in ((1, "high"), (-1, "low")) if edge in (name, "both") or len(tried) == 1]
+            alone = len(tried) == 1 and not one_will_do
+            steps = [s for s, name in ((1, "high"), (-1, "low")) if edge in (name, "both") or alone]
         elif tried:
             rate, steps = min(tried), [-1]
         else:
@@ -279,7 +290,107 @@ def _beyond_ranks(
         wanted.append(tried[0] // 2)
     if tried and possible and min(possible) == tried[-1] and tried[-1] * 2 <= widest:
         wanted.append(tried[-1] * 2)
-    return [configuration(rank, _foreseen(evidence, plan, rank), "rank") for rank in wanted]
+    return [_beside(evidence, plan, rank, tried) for rank in wanted]
+
+
+def _beside(evidence: Evidence, plan: Plan, rank: int, tried: Sequence[int]) -> Configuration:
+    """A new rank at the best learning rate of the nearest one tried on the final size.
+
+    The best learning rate moves slowly with the rank, and more between the sizes: what the scouts say of it is further away.
+    """
+    near = min(tried, key=lambda r: abs(math.log(r / rank)))
+    best = best_learning_rate(evidence, plan.final_examples, near)
+    return configuration(rank, _typed(best[0]) if best else _foreseen(evidence, plan, rank), "rank")
+
+
+def _typed(learning_rate: float) -> float:
+    """As a person would type it: the point of the grid that it stands for, else two digits."""
+    return (
+        near
+        if abs(math.log10((near := on_grid(learning_rate)) / learning_rate)) < SAME
+        else rounded(math.log10(learning_rate))
+    )
+
+
+def _at_the_next_ones(
+    evidence: Evidence, plan: Plan, rank: int, larger: int, done: set[Configuration]
+) -> list[Configuration]:
+    """``rank`` where ``larger`` has its best learning rate, if it was run nowhere near: in a steep valley a quarter of a decade is worth
+    more than the margin, and one learning rate serves most ranks."""
+    best = best_learning_rate(evidence, plan.final_examples, larger)
+    made = [
+        equivalent_learning_rate(c.rank, c.alpha, c.learning_rate)
+        for c in done
+        if c.rank == rank and not c.seed
+    ]
+    if best is None or any(abs(math.log10(rate / best[0])) < SAME for rate in made):
+        return []
+    return [configuration(rank, _typed(best[0]), "learning rate")]
+
+
+def smaller_stage(
+    evidence: Evidence,
+    plan: Plan,
+    done: Sequence[tuple[Configuration, int]],
+    *,
+    answer: int,
+    narrowest_rank: int = 1,
+) -> Stage | None:
+    """Where rank ``answer`` is surely as good as the best: what would tell whether a smaller one is, or None where nothing would.
+
+    The next smaller rank, down to ``narrowest_rank``; further learning rates of the one that lost, since it may have lost for want of
+    them; other seeds of one that cannot be told from the best, and of what it cannot be told from.
+    """
+    final = plan.final_examples
+    if plan.breadth in FEW or plan.starved:
+        return None
+    at = {c for c, examples in done if examples == final}
+    tried = sorted({c.rank for c in at if c.role in ("rank", "learning rate")})
+    possible = still_possible(evidence, final)
+    lost = [rank for rank in tried if possible and rank < min(possible)]
+    narrower: list[Configuration] = []
+    if tried and not lost and tried[0] // 2 >= narrowest_rank:
+        narrower = [_beside(evidence, plan, tried[0] // 2, tried)]
+    for wanted in (
+        narrower,
+        lambda: _beyond_edges(evidence, plan, final, possible[:1], at, one_will_do=True),
+        lambda: _beyond_edges(evidence, plan, final, lost[-1:], at),
+        lambda: [c for rank in lost[-1:] for c in _at_the_next_ones(evidence, plan, rank, possible[0], at)],
+        lambda: _told_apart(evidence, plan, at, below=answer),
+    ):
+        stage = _stage("smaller ranks", final, wanted() if callable(wanted) else wanted, at, with_score=True)
+        if stage is not None:
+            return stage
+    return None
+
+
+def _not_run(evidence: Evidence, plan: Plan, done: set[Configuration]) -> list[Configuration]:
+    """Settings that were run on few rows only, from which a rank that may be as good as the best is not told for want of a run on all."""
+    if plan.breadth in FEW or plan.final_examples < evidence.all_examples:
+        return []
+    return [
+        c
+        for together in in_doubt(evidence)
+        for s in together
+        if (c := Configuration(s.rank, s.alpha, s.learning_rate, 0, "learning rate")) not in done
+    ]
+
+
+def _told_apart(
+    evidence: Evidence, plan: Plan, done: set[Configuration], *, below: int | None = None
+) -> list[Configuration]:
+    """What would tell a rank that may be as good as the best from what it is not yet told from: runs that were made on few rows only,
+    then other seeds, one by one. ``below``: of ranks smaller than this one."""
+    if plan.breadth in FEW or plan.final_examples < evidence.all_examples:
+        return []
+    for together in in_doubt(evidence, below):
+        made = [Configuration(s.rank, s.alpha, s.learning_rate, 0, "learning rate") for s in together]
+        if fresh := [c for c in made if c not in done]:
+            return fresh
+        for seed in SEEDS:
+            if fresh := [again for c in made if (again := replace(c, seed=seed, role="seed")) not in done]:
+                return fresh
+    return []
 
 
 def _ends(evidence: Evidence, examples: int) -> list[int]:

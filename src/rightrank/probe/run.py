@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from rightrank.probe.ladder import Stage, next_stage
+from rightrank.probe.ladder import Stage, next_stage, smaller_stage
 from rightrank.probe.loss_table import Configuration, LossTable, Pack, PackResult
 from rightrank.probe.plan import evaluation_seconds, judged_rows, train_seconds
 from rightrank.stats.decision import decide
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rightrank.probe.plan import Job, Plan, Speed
     from rightrank.stats.evidence import Evidence
+    from rightrank.stats.results import Decision
 
 Progress = "Callable[[str, float, float], None]"
 StopReason = Literal["answered", "carried out", "out of time", "interrupted"]
@@ -124,7 +125,7 @@ class Probe:
         if not self._train_all(begun, "continuing"):
             return "out of time"
         while (stage := self._next()) is not None:
-            if self._answered(stage):
+            if (answer := self._answered(stage)) and (stage := self._smaller(answer)) is None:
                 return "answered"
             packs = [
                 Pack(number, stage.examples, tuple(group), stage.with_score)
@@ -137,7 +138,7 @@ class Probe:
         return "carried out"
 
     def _next(self) -> Stage | None:
-        done = [(c, pack.examples) for pack in self.table.packs for c in pack.configurations]
+        done = self._done()
         return next_stage(
             self.evidence() if done else None,
             self.plan,
@@ -148,16 +149,27 @@ class Probe:
             yours=self.subject.yours,
         )
 
-    def _answered(self, stage: Stage) -> bool:
-        """Whether the question is settled already, so that ``stage`` need not be measured for its sake."""
+    def _answered(self, stage: Stage) -> Decision | None:
+        """The answer, where there is one already, so that ``stage`` need not be measured for its sake."""
         if stage.why == "ranks" or stage.examples != self.plan.final_examples:
-            return False
-        return decide(self.evidence(), seed=self.subject.seed).status in (
-            "SETTLED",
-            "FLAT",
-            "CEILING",
-            "NO_GAIN",
+            return None
+        answer = decide(self.evidence(), seed=self.subject.seed)
+        return None if answer.status == "UNDECIDED" else answer
+
+    def _smaller(self, answer: Decision) -> Stage | None:
+        """What would make the answer a smaller rank."""
+        if answer.status not in ("SETTLED", "FLAT"):
+            return None
+        return smaller_stage(
+            self.evidence(),
+            self.plan,
+            self._done(),
+            answer=answer.choice.rank,
+            narrowest_rank=self.subject.narrowest_rank,
         )
+
+    def _done(self) -> list[tuple[Configuration, int]]:
+        return [(c, pack.examples) for pack in self.table.packs for c in pack.configurations]
 
     def _groups(self, stage: Stage) -> list[list[Configuration]]:
         """What trains together: one order of batches a seed, and no more than fits."""

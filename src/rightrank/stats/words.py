@@ -62,7 +62,8 @@ def flat(candidates: Sequence[Candidate], margin: Margin) -> tuple[str, ...]:
     return (
         f"Ranks {candidates[0].rank} to {candidates[-1].rank}, each at its own best learning rate, differ by less than "
         f"{_percent(margin.percent)} of the gain (at most {_percent(worst)}).",
-        "So the smallest is as good and saves memory; a still smaller one was not tried.",
+        "So the smallest is as good and saves memory"
+        + ("; a still smaller one was not tried." if candidates[0].rank > 1 else "."),
     )
 
 
@@ -89,7 +90,7 @@ def settled(chosen: Candidate, candidates: Sequence[Candidate], margin: Margin) 
         said.append(f"Smaller ranks ({_ranks(inaccurate)}) get fewer completions or tokens right.")
     if unsure:
         said.append(f"Whether a smaller rank ({_ranks(unsure)}) would do cannot be told from these runs.")
-    if not smaller:
+    if not smaller and chosen.rank > 1:
         said.append("A still smaller rank was not tried.")
     return tuple(said)
 
