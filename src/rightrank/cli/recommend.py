@@ -198,6 +198,7 @@ def demo(
 def _recommend(
     model: str | None, data: str | None, options: dict[str, Any], *, dry_run: bool, as_json: bool
 ) -> None:
+    quiet_libraries()  # before anything imports them
     from dataclasses import replace
 
     from rich.console import Console
@@ -208,7 +209,6 @@ def _recommend(
     from rightrank.preparing import prepare
     from rightrank.stopping import heard_as_ctrl_c
 
-    quiet_libraries()
     console = Console(stderr=True, highlight=False)
     request = make_request(
         model,

@@ -141,8 +141,8 @@ def _measuring(estimate: Estimate, console: Console, command: str) -> None:
         again = f"{command} --budget {needed}"
         _say(
             console,
-            f"To measure it, {minutes(timing.long_enough)} on {timing.device} (estimated; --dry-run times it); in less, as by default"
-            f" ({minutes(timing.probe)}), runs are too short for an answer:",
+            f"To measure it, {minutes(timing.long_enough)} on {timing.device} (estimated; `rightrank recommend --dry-run` times it);"
+            f" in less, as by default ({minutes(timing.probe)}), runs are too short for an answer:",
         )
     console.print(Text(f"  {wording.clean(again)}", style="bold"), soft_wrap=True)
 
