@@ -58,8 +58,8 @@ class Work:
     held_out: Sequence[TokenizedExample]
     recipe: Recipe
     tiny: bool
-    judged: dict[bool, np.ndarray] = field(default_factory=dict)
-    """Held-out losses [K, E] of the grid, without and with what is shared."""
+    judged: dict[tuple[str, bool], np.ndarray] = field(default_factory=dict)
+    """Held-out losses [K, E] of the grid, by the way its steps ran and whether examples shared."""
 
     @property
     def longest(self) -> int:
@@ -107,14 +107,14 @@ def run_bank(
     tokens = sum(trained_tokens(example) for example in work.held_out)
     found["held_out_loss_K"] = (held_out.loss_KE.sum(1) / tokens).tolist()
     found["train_loss_K"] = trained.train_loss_K
-    work.judged[shares] = held_out.loss_KE
+    work.judged[how, shares] = held_out.loss_KE
     return found
 
 
-def moved_by_sharing(work: Work) -> dict[str, Any]:
+def moved_by_sharing(work: Work, how: str) -> dict[str, Any]:
     """What sharing changes in the paired differences between configurations: nats a token, and standard errors of the difference."""
     tokens_E = np.array([trained_tokens(example) for example in work.held_out])
-    alone_KE, shared_KE = work.judged[False], work.judged[True]
+    alone_KE, shared_KE = (work.judged[how, shares] for shares in (False, True))
     nats, errors = [], []
     for i in range(len(alone_KE)):
         for j in range(i):
@@ -302,8 +302,8 @@ def main() -> None:
         run = partial(run_bank, specs=specs, how=how, capacity=chosen.capacity)
         part(f"grid {how}", lambda run=run: run(work(), shares=worth_sharing(work().train, work().recipe)))
         part(f"grid {how}, nothing shared", lambda run=run: run(work(), shares=False))
-        if "grid" in parts and len(work().judged) == 2:
-            part("grid moved", lambda: moved_by_sharing(work()))
+        if "grid" in parts and {(how, False), (how, True)} <= set(work().judged):
+            part("grid moved", lambda how=how: moved_by_sharing(work(), how))
     part("peft", lambda: run_peft(work()))
     part("trl", lambda: run_trl(work()))
     part("ranks", lambda: against_rank(work(), ways[-1]))
@@ -322,7 +322,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     if alone:
         top["adapter_tokens_per_s"] = max(grid["adapter_tokens_per_s"] for grid in alone)
     if best:
-        top["adapter_tokens_per_s_with_shared_beginnings"] = best["adapter_tokens_per_s"]
+        if alone and best not in alone:
+            top["adapter_tokens_per_s_with_shared_beginnings"] = best["adapter_tokens_per_s"]
         if peft:
             top["grid24_over_one_peft_run"] = best["seconds"] / peft
             top["grid24_end_to_end_over_one_peft_run"] = cold["whole"] / peft

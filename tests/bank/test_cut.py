@@ -23,12 +23,15 @@ from rightrank.bank.cut import (
     take_apart,
     uniform,
 )
+from rightrank.bank.cut_evaluation import CutEvaluation
+from rightrank.bank.memory import measure_memory
 from rightrank.bank.peft_format import adapted_ranks, export_adapter, import_adapter, read_adapter_config
 from rightrank.bank.targets import Target, target_suffixes
+from rightrank.bank.verify import Path
 from rightrank.bank.whole_modules import WholeModules, in_place, read_whole_modules
 from rightrank.errors import ConfigurationError
 from test_peft_format import EXAMPLES, bank_losses, bank_of, moved, some_ranks
-from tiny import plain_losses, tiny_base
+from tiny import plain_losses, random_examples, tiny_base
 
 
 @settings(max_examples=40, deadline=None)
@@ -213,3 +216,27 @@ def test_a_cut_can_be_written_in_fewer_bits(tmp_path):
     back = bank_of(base, AdapterSpec(4, 8, 1e-3))
     import_adapter(back, 0, folder)
     torch.testing.assert_close(back.masters[0], bank.masters[0], rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        Path(True, "", shares=True),
+        Path(True, "", "captured", shares=True),
+        Path(True, "", "captured", recomputed=True),
+    ],
+)
+def test_cuts_are_judged_alike_however_the_base_runs(path):
+    """Captured steps' forward pass, and rows that share their first tokens, against plain steps; uniform, shrunk and ragged cuts."""
+    base = tiny_base()
+    updates = take_apart(moved(bank_of(base, AdapterSpec(4, 16, 1e-3))), 0)
+    examples = random_examples(12, shared=7, longest=20)
+    memory = measure_memory(base, base.targets, examples, packed=True)
+    small = Cut(uniform(updates, 1)).parameters([update.target for update in updates])
+    cuts = [Cut(uniform(updates, 2)), Cut(uniform(updates, 4), 0.7), Cut(by_size(updates, small))]
+    wanted, found = (
+        CutEvaluation(base, updates, memory, way, 30).cuts(cuts, examples) for way in (Path(True, ""), path)
+    )
+    np.testing.assert_allclose(found.loss_KE, wanted.loss_KE, atol=1e-5)
+    assert (found.right_KE == wanted.right_KE).all()
+    assert np.ptp(wanted.loss_KE.sum(1)) > 0.1, "the cuts differ"

@@ -9,6 +9,7 @@ import torch
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.evaluate import evaluate
 from rightrank.bank.forward import Forward
+from rightrank.bank.step import gradients
 from rightrank.bank.targets import find_targets
 from rightrank.data import TokenizedExample
 from tiny import plain_logits, plain_losses, random_examples, tiny_base
@@ -125,3 +126,17 @@ def test_many_logits_are_taken_in_pieces(base, monkeypatch):
     torch.testing.assert_close(pieces[0], whole[0], rtol=1e-12, atol=0)
     for a, b in zip(pieces[1], whole[1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_training_and_judging_share_where_they_are_told_to(base, monkeypatch, shares):
+    """What all six begin with is in a row once, or six times."""
+    examples, seen = random_examples(6, shared=8), []
+    bank = moved_bank(base)
+    with Forward(base, bank, shares=shares) as forward:
+        own = forward.token_losses
+        monkeypatch.setattr(forward, "token_losses", lambda batch: seen.append(batch.tokens) or own(batch))
+        gradients(forward, examples, 1000)
+        evaluate(forward, examples, capacity=1000)
+    tokens = sum(len(e.token_ids_T) for e in examples)
+    assert seen == [tokens - (5 * 8 if shares else 0)] * 2

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rightrank.bank import fastest
+from rightrank.bank.batch import shared_tokens
 from rightrank.bank.fastest import fastest_way
 from rightrank.bank.graphs import CaptureError
 from rightrank.bank.verify import Path
@@ -32,6 +33,17 @@ def found_by(monkeypatch: pytest.MonkeyPatch, trying: Callable[[str], tuple[floa
     monkeypatch.setattr(fastest, "fused_products_run_here", lambda device, dtype: True)
     monkeypatch.setattr(fastest, "_apart", lambda base, examples, way, longest, **_: trying(way))
     return fastest_way(on_gpu(), ROWS, [], Recipe(), 9)
+
+
+@pytest.mark.parametrize("longest", [40, 400, 900])
+def test_a_trial_shares_tokens_however_long_the_rows(longest: int) -> None:
+    """A few short rows as they are; of long ones their beginnings and ends."""
+    examples = random_examples(3, shortest=longest - 30, longest=longest, shared=60)
+    trial = fastest._short_and_alike(examples)
+    assert 2 <= len(trial) <= 3
+    assert shared_tokens(trial) >= 50
+    assert sum(len(e.token_ids_T) for e in trial) <= fastest.SHORT
+    assert any(e.trained_T.any() for e in trial)
 
 
 def test_a_cpu_has_one_way() -> None:

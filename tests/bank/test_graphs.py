@@ -16,6 +16,7 @@ from rightrank.bank import fastest, graphs, varlen
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.attention import UnsupportedAttentionError
 from rightrank.bank.batch import Batch
+from rightrank.bank.evaluate import evaluate
 from rightrank.bank.forward import Forward, layers_of
 from rightrank.bank.graphs import train_in_graphs
 from rightrank.bank.optimizer import BankOptimizer
@@ -214,19 +215,21 @@ def test_rows_have_one_sequence_an_example_one_for_the_filling_and_empty_ones() 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
 def test_every_micro_batch_has_a_shape_it_fits_into_and_filling_stays_cheap(sizes: list[int]) -> None:
-    needs = [Shape(size * STEP, (1 + size % 3) * STEP) for size in sizes]
+    needs = [Shape(size * STEP, (1 + size % 3) * STEP, size % 5 * STEP) for size in sizes]
     shapes = choose_shapes(needs)
     assert shapes == sorted(shapes, key=lambda shape: shape.tokens)
     for need in needs:
         chosen = fitting(shapes, need)
         assert chosen.tokens >= need.tokens
         assert chosen.predicted >= need.predicted
+        assert chosen.spared >= need.spared
 
     def cost(chosen: list[Shape]) -> int:
-        return sum(fitting(chosen, need).tokens for need in needs) + CAPTURE * sum(s.tokens for s in chosen)
+        runs = [fitting(chosen, need) for need in needs] + CAPTURE * chosen
+        return sum(shape.tokens + shape.spared for shape in runs)
 
-    one = [Shape(max(n.tokens for n in needs), 3 * STEP)]
-    each = [Shape(tokens, 3 * STEP) for tokens in sorted({n.tokens for n in needs})]
+    one = [Shape(max(n.tokens for n in needs), 3 * STEP, max(n.spared for n in needs))]
+    each = [Shape(n.tokens, 3 * STEP, n.spared) for n in sorted(set(needs), key=lambda n: n.tokens)]
     assert cost(shapes) <= min(cost(one), cost(each))
 
 
@@ -396,6 +399,21 @@ def test_only_attentions_gradient_asks_for_one_order(
 )
 def test_an_error_of_a_compiler_is_one_line(error: Exception, words: str) -> None:
     assert graphs._in_one_line(error) == words
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_rows_that_share_tokens_are_judged_as_rows_that_do_not(kind: str, recomputed: bool) -> None:
+    base, bank = tiny_base(kind), bank_of(tiny_base(kind), 0.1)
+    examples = random_examples(9, shared=7)
+    with Forward(base, bank) as forward:
+        wanted = evaluate(forward, examples, capacity=1000)
+    layers = {"recomputed": recomputed, "shares": True}
+    with StaticForward(base, bank, working_copy(bank), longest=24, **layers) as static:
+        for capacity in (1000, 60, 1):
+            found = evaluate(static, examples, capacity=capacity)
+            assert abs(found.loss_KE - wanted.loss_KE).max() < 1e-5
+            assert (found.right_KE == wanted.right_KE).all()
 
 
 def test_judging_lets_go_of_every_layer_s_intermediate_results() -> None:

@@ -20,5 +20,5 @@ def test_options_as_a_request_takes_them():
 def test_a_base_in_4_bits_is_planned_with(run, model, rows):
     said = run(model, rows, "--load-in-4bit", "--dry-run", "--budget", 5)
     assert said.code == 0
-    assert "weights in 4-bit NF4, packed rows." in said.err
+    assert "weights in 4-bit NF4, packed rows" in said.err
     assert "kernels" not in said.err, "bitsandbytes' advice is not the person's business"

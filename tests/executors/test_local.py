@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -292,6 +293,20 @@ def test_speed_is_measured_and_changes_nothing(monkeypatch):
     assert all(torch.equal(p, before[name]) for name, p in executor.base.model.named_parameters())
     monkeypatch.setattr(local, "TOGETHER_ON_CPU", 32)
     assert executor.measure_speed(small=2, large=16).together == 32
+
+
+@pytest.mark.parametrize("way", ["plain", "captured"])
+def test_what_a_trainer_takes_is_timed_without_what_only_we_share(monkeypatch, way):
+    examples = random_examples(8, shared=20)
+    executor = executor_of(recipe=RECIPE.given(dropout=0.0), train=examples, way=way)
+    executor.path = replace(executor.path, shares=True)
+    opened: list[Path] = []
+    own = local.open_run
+    monkeypatch.setattr(local, "open_run", lambda path, *a, **k: opened.append(path) or own(path, *a, **k))
+    speed = executor.measure_speed(small=2, large=2)
+    assert speed.trainer_step_seconds is not None and speed.trainer_step_seconds > 0
+    assert [path.shares for path in opened][-1] is False and opened[-1].way == "plain"
+    assert all(path.shares for path in opened[:-1])
 
 
 def test_speed_is_measured_with_no_more_adapters_than_fit(monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 
 from rightrank.errors import BudgetError, ConfigurationError, MalformedRowError, ModelError, UserError
 from rightrank.executors.worker import Order, Worker, answer
+from rightrank.recipe import Recipe
+from tiny import random_examples, tiny_base
 
 
 def raising(error):
@@ -67,3 +69,11 @@ def test_options_of_loading_reach_the_loader(monkeypatch):
     with pytest.raises(ConfigurationError):
         Worker().open(Order("model", {"revision": "abc", "trust_remote_code": False}, "cpu", None))
     assert heard == {"source": "model", "device": "cpu", "revision": "abc", "trust_remote_code": False}
+
+
+@pytest.mark.parametrize("shared", [0, 20])
+def test_a_worker_lets_examples_share_what_all_begin_with(shared):
+    worker, examples = Worker(tiny_base()), random_examples(16, shared=shared)
+    found = worker.survey(examples, examples[:3], Recipe(), "base")
+    assert found.path.shares == worker.executor.path.shares == (shared > 0)
+    assert ("what all prompts begin with" in found.path.words) == (shared > 0)

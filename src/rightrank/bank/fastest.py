@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
+from rightrank.bank.batch import shared_tokens
 from rightrank.bank.forward import Forward
 from rightrank.bank.fused import fused_products_run_here
 from rightrank.bank.graphs import CaptureError, GraphedSteps, split
@@ -79,7 +81,7 @@ def _apart(
     base: BaseModel, examples: Sequence[TokenizedExample], way: Way, longest: int, *, shares: bool = False
 ) -> tuple[float, float]:
     """Worst distances of loss (nats a token) and gradient (a share of its length) from the plain step's, over two small adapters."""
-    examples = short(examples)
+    examples = _short_and_alike(examples) if shares else short(examples)
     tokens = sum(len(example.token_ids_T) for example in examples)
     plain, graphed = (_noisy_bank(base, products) for products in (True, False))
     with Forward(base, plain) as forward:
@@ -107,6 +109,20 @@ def short(examples: Sequence[TokenizedExample], tokens: int = SHORT) -> list[Tok
     return taken or [
         replace(first, token_ids_T=first.token_ids_T[-SHORT:], trained_T=first.trained_T[-SHORT:])
     ]
+
+
+def _short_and_alike(examples: Sequence[TokenizedExample]) -> list[TokenizedExample]:
+    """``short``, or where that leaves too few to share anything, the beginnings and ends of the two shortest."""
+    taken = short(examples)
+    if shared_tokens(taken):
+        return taken
+    two = sorted(examples, key=lambda example: len(example.token_ids_T))[:2]
+    beginning, end = min(shared_tokens(two), SHORT // 4), SHORT // 4
+
+    def cut(array_T: np.ndarray) -> np.ndarray:
+        return np.concatenate([array_T[:beginning], array_T[max(beginning, len(array_T) - end) :]])
+
+    return [replace(e, token_ids_T=cut(e.token_ids_T), trained_T=cut(e.trained_T)) for e in two]
 
 
 def _noisy_bank(base: BaseModel, products: bool) -> AdapterBank:

@@ -170,7 +170,7 @@ def shape_of(examples: Sequence[TokenizedExample], shared: int | None = None) ->
 def choose_shapes(needs: Sequence[Shape]) -> list[Shape]:
     """The shapes to capture for micro-batches of ``needs``, smallest first: few, and little filling.
 
-    Minimises tokens run, filling included, where a capture costs as much as ``CAPTURE`` runs of its shape.
+    Minimises tokens and keys run, filling included, where a capture costs as much as ``CAPTURE`` runs of its shape.
     """
     count: dict[int, int] = {}
     predicted: dict[int, int] = {}
@@ -183,16 +183,11 @@ def choose_shapes(needs: Sequence[Shape]) -> list[Shape]:
     # cheapest[j]: cost and shapes of everything up to the j-th size, the last shape being of that size.
     cheapest: list[tuple[float, list[Shape]]] = [(0.0, [])]
     for j, size in enumerate(sizes, start=1):
-        ways = [
-            (
-                cheapest[i][0] + size * (CAPTURE + sum(count[s] for s in sizes[i:j])),
-                [
-                    *cheapest[i][1],
-                    Shape(size, *(max(most[s] for s in sizes[i:j]) for most in (predicted, spared))),
-                ],
-            )
-            for i in range(j)
-        ]
+        ways = []
+        for i in range(j):
+            shape = Shape(size, *(max(most[s] for s in sizes[i:j]) for most in (predicted, spared)))
+            runs = CAPTURE + sum(count[s] for s in sizes[i:j])
+            ways.append((cheapest[i][0] + (size + shape.spared) * runs, [*cheapest[i][1], shape]))
         cheapest.append(min(ways, key=lambda way: way[0]))
     return cheapest[-1][1]
 
@@ -244,18 +239,18 @@ def _sequences(lengths: Sequence[int], shared: int, shape: Shape, count: int) ->
     own = np.array([lengths[0], *(length - shared for length in lengths[1:])])
     starts, key_starts = np.cumsum([0, *own]), np.cumsum([0, *lengths])
     used, keys = int(starts[-1]), int(key_starts[-1])
-    more = shape.spared - (keys - used)  # keys that the filling has beyond its tokens
+    spare = shape.spared - (keys - used)
     beginning = np.arange(shared)
     parts = [np.arange(starts[1])]
     for start, end in pairwise(starts[1:]):
         parts += [beginning, np.arange(start, end)]
-    source = np.concatenate([*parts, np.zeros(more, np.int64), np.arange(used, shape.tokens)])
+    source = np.concatenate([*parts, np.zeros(spare, np.int64), np.arange(used, shape.tokens)])
     firsts = [np.arange(lengths[0])]
     firsts += [
         np.arange(start + shared, start + length)
         for start, length in zip(key_starts[1:-1], lengths[1:], strict=True)
     ]
-    first = np.concatenate([*firsts, keys + more + np.arange(shape.tokens - used)])
+    first = np.concatenate([*firsts, keys + spare + np.arange(shape.tokens - used)])
     times = np.where(np.arange(shape.tokens) < shared, len(lengths), 1)
     return _Sequences(
         _filled_up(starts, count, shape.tokens),

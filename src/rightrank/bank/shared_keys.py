@@ -20,7 +20,8 @@ def spread(
 ) -> tuple[Tensor, Tensor]:
     """Float[key M G D], Float[value M G D] -> Float[key Y G D], Float[value Y G D], each key of the token ``source_Y`` says.
 
-    ``first_M``: the first key of each token; ``times_M``: how many it has; ``starts_N``: how far behind the first the others stand.
+    ``first_M``: the first key of each token; ``times_M``: how many it has; ``starts_N``: how far behind the first the others stand, which
+    is where the keys of each example of the first row begin (``SharedKeys.ends_N``, of which no more is read).
     """
     if key_MGD.is_cuda:
         from rightrank.bank import spread_kernels

@@ -56,7 +56,8 @@ def forward(key_MGD: Tensor, value_MGD: Tensor, source_Y: Tensor) -> tuple[Tenso
     key, value = (x.new_empty(len(source_Y), heads, width) for x in (key_MGD, value_MGD))
     strides = (*key_MGD.stride()[:2], *value_MGD.stride()[:2])
     sizes = {"D": width, "DP": _power(width), "G": heads, "GP": _power(heads)}
-    _copy[(len(source_Y),)](key_MGD, value_MGD, key, value, source_Y, *strides, **sizes, num_warps=1)
+    warps = _warps(heads * width)
+    _copy[(len(source_Y),)](key_MGD, value_MGD, key, value, source_Y, *strides, **sizes, num_warps=warps)
     return key, value
 
 
@@ -68,9 +69,14 @@ def backward(
     key, value = (x.new_empty(len(first_M), heads, width) for x in (dkey_YGD, dvalue_YGD))
     tables, numbers = (first_M, times_M, starts_N), heads * width
     _add_up[(len(first_M),)](
-        dkey_YGD, dvalue_YGD, key, value, *tables, W=numbers, WP=_power(numbers), num_warps=1
+        dkey_YGD, dvalue_YGD, key, value, *tables, W=numbers, WP=_power(numbers), num_warps=_warps(numbers)
     )
     return key, value
+
+
+def _warps(numbers: int) -> int:
+    """Of 16 numbers a thread at most, up to eight."""
+    return min(8, max(1, _power(numbers) // 512))
 
 
 def _power(width: int) -> int:

@@ -84,7 +84,7 @@ def choose_path(base: BaseModel, examples: Sequence[TokenizedExample]) -> Path:
 
 
 WORTH_SHARING = 0.04
-"""Share of all tokens that sharing must spare. Derived: copying keys for attention takes 1 to 2 % of a step (bench/LOG.md)."""
+"""Share of all tokens that sharing must spare. Assumed: copying keys for attention costs a step less than that."""
 BATCHES_SEEN = 16
 
 

@@ -155,8 +155,8 @@ def _measured(
     tokens_fit(facts.name, facts.tokens_known, facts.longest, data)
     examples = [*data.decide, *data.score]
     middling = sorted(data.decide, key=lambda e: len(e.token_ids_T))[len(data.decide) // 2 :][:3]
-    seen = survey(read.base, middling, recipe, shares=worth_sharing(data.decide, recipe))
     longest = max(len(example.token_ids_T) for example in examples)
+    seen = survey(read.base, middling, recipe, longest, shares=worth_sharing(data.decide, recipe))
     evaluation = CutEvaluation(read.base, read.updates, seen.memory, seen.path, longest, read.whole)
     most = len(data.decide) + len(data.score)
     a_row = _seconds_a_row(evaluation, versions, middling)

@@ -254,11 +254,14 @@ class LocalExecutor:
             evaluate_seconds_per_token=evaluation / tokens,
             together=together,
             pack_seconds=SHAPES_A_PACK * start,
-            trainer_step_seconds=self._trainer_step_seconds(small) if captured else None,
+            trainer_step_seconds=self._trainer_step_seconds(small) if captured or self.path.shares else None,
         )
 
     def _trainer_step_seconds(self, rank: int) -> float | None:
-        """A step of one adapter without capture or compilation; None where that takes more memory than there is."""
+        """A step of one adapter as a trainer takes it: no capture, no compilation, nothing shared by examples.
+
+        None where that takes more memory than there is.
+        """
         try:
             return self._plain_step_seconds(AdapterSpec(rank, alpha=rank, learning_rate=0.0))
         except torch.cuda.OutOfMemoryError:
@@ -268,8 +271,9 @@ class LocalExecutor:
 
     def _plain_step_seconds(self, spec: AdapterSpec) -> float:
         """Raises torch.OutOfMemoryError."""
-        alone = replace(self.path, way="plain")
-        examples = self.train_examples[: self.recipe.batch_size * BATCHES_TIMED]
+        alone = replace(self.path, way="plain", shares=False)
+        batches = 1 if self.path.way == "plain" else BATCHES_TIMED
+        examples = self.train_examples[: self.recipe.batch_size * batches]
         with open_run(alone, self.base, [spec], dropout=0.0) as run:
             capacity = self._capacity(run.bank.masters[0].numel(), 1)
             # These steps keep more of a token than compiled ones.
