@@ -23,7 +23,8 @@ from rightrank.probe.plan import Speed
 from small_run import save_rows, small_rows
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from dataclasses import replace
+from pathlib import Path
 
 SLOWER = (  # a run long enough to be stopped in its middle
     "import time; from rightrank.executors.local import LocalExecutor as L; train = L.train\n"
@@ -261,10 +262,12 @@ def test_another_speed_does_not_keep_a_run_from_being_resumed(
     run: Run, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Speeds are measured anew; what was planned from them the first time holds."""
-    assert run(model, rows, *QUICK, "--out", "run").code == 0
-    slow = Speed(
-        0.0, step_seconds=30.0, step_seconds_per_parameter=0.0, evaluate_seconds_per_token=0.1, together=1
+    fast = Speed(
+        0.0, step_seconds=1e-3, step_seconds_per_parameter=0.0, evaluate_seconds_per_token=1e-6, together=1
     )
+    monkeypatch.setattr(LocalExecutor, "measure_speed", lambda *arguments, **options: fast)
+    assert run(model, rows, *QUICK, "--out", "run").code == 0
+    slow = replace(fast, step_seconds=30.0, evaluate_seconds_per_token=0.1)
     monkeypatch.setattr(LocalExecutor, "measure_speed", lambda *arguments, **options: slow)
     assert run(model, rows, *QUICK, "--out", "other", "--budget", "60").code == 0
     plans = [json.loads((tmp_path / name / "run.json").read_text())["plan"] for name in ("run", "other")]
