@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,8 +24,7 @@ from rightrank.probe.plan import Speed
 from small_run import save_rows, small_rows
 
 if TYPE_CHECKING:
-    from dataclasses import replace
-from pathlib import Path
+    from pathlib import Path
 
 SLOWER = (  # a run long enough to be stopped in its middle
     "import time; from rightrank.executors.local import LocalExecutor as L; train = L.train\n"
