@@ -50,8 +50,8 @@ def table_of(args: argparse.Namespace, prepared: Any) -> Any:
 
 def train(args: argparse.Namespace, prepared: Any) -> bool:
     """Whether all was trained in time."""
-    from rightrank.probe.ladder import configuration
     from rightrank.probe.loss_table import Pack
+    from rightrank.probe.settings import configuration
 
     executor, table, out = prepared.executor, table_of(args, prepared), Path(args.out)
     if table.base is None:

@@ -23,8 +23,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from rightrank.probe.ladder import GUIDE_LEARNING_RATE, configuration
 from rightrank.probe.pack import Configuration
+from rightrank.probe.settings import GUIDE_LEARNING_RATE, configuration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

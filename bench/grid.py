@@ -19,8 +19,8 @@ import numpy as np
 
 def measure(args: argparse.Namespace) -> None:
     from rightrank.preparing import prepare
-    from rightrank.probe.ladder import configuration
     from rightrank.probe.loss_table import LossTable, Pack
+    from rightrank.probe.settings import configuration
     from rightrank.request import Request
 
     started = time.monotonic()

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.design import DECIDE, SEEDS, Point, guides, next_points, ranks_at
 from bench.tables import Surface, save
-from rightrank.probe.ladder import configuration
+from rightrank.probe.settings import configuration
 from rightrank.recipe import Recipe, equivalent_learning_rate
 from rightrank.stats.seeds import alike
 from rightrank.stats.valley import lost_percent, recorded_prior

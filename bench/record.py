@@ -36,8 +36,8 @@ from bench.design import (
     runs_foreseen,
 )
 from bench.tables import FOLDER, load, restore
-from rightrank.probe.ladder import configuration
 from rightrank.probe.loss_table import LossTable, Pack
+from rightrank.probe.settings import configuration
 from rightrank.recipe import Recipe, alpha_for
 
 if TYPE_CHECKING:

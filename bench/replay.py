@@ -21,11 +21,11 @@ import numpy as np
 
 from bench.fit_valley import WIDE, observed
 from rightrank.errors import BudgetError
-from rightrank.probe.ladder import prior_learning_rate
 from rightrank.probe.loss_table import LossTable
 from rightrank.probe.pack import PackResult
 from rightrank.probe.plan import CANDIDATE_RANKS, SLACK, Job, Plan, Speed, all_drafts, judged_rows, make_plan
 from rightrank.probe.run import Probe, Subject
+from rightrank.probe.settings import prior_learning_rate
 from rightrank.recipe import equivalent_learning_rate
 from rightrank.stats.decision import decide
 from rightrank.stats.valley import EDGE_PERCENT, fit

@@ -14,7 +14,7 @@ import numpy as np
 from bench.characteristics import KEPT, gradient_rank, read
 from bench.design import RATES
 from bench.replay import FORWARD_SHARE, HIDDEN, Runs, run_price
-from rightrank.probe.ladder import GUIDE_LEARNING_RATE, prior_learning_rate
+from rightrank.probe.settings import GUIDE_LEARNING_RATE, prior_learning_rate
 from rightrank.recipe import equivalent_learning_rate
 
 if TYPE_CHECKING:

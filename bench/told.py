@@ -26,7 +26,7 @@ from bench.foretelling import (
     left_out,
 )
 from bench.rivals import PARAMETERS_PER_RANK, rank_by_rows
-from rightrank.probe.ladder import GUIDE_LEARNING_RATE
+from rightrank.probe.settings import GUIDE_LEARNING_RATE
 from rightrank.recipe import equivalent_learning_rate
 
 if TYPE_CHECKING:

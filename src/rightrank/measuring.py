@@ -202,8 +202,8 @@ def _missed(plan: Plan, table: LossTable) -> tuple[str, ...]:
 
 def _subject(prepared: Prepared) -> Subject:
     from rightrank.data import token_frequency_loss
-    from rightrank.probe.ladder import prior_learning_rate
     from rightrank.probe.run import Subject
+    from rightrank.probe.settings import prior_learning_rate
 
     executor, data, request = prepared.executor, prepared.data, prepared.request
     judges = [*executor.decide, *executor.score]

@@ -224,7 +224,7 @@ def _model(executor: LocalExecutor | Fleet, memory: MemoryModel) -> Model:
 
 
 def _largest(ranks: Sequence[int]) -> Any:
-    from rightrank.probe.ladder import configuration
+    from rightrank.probe.settings import configuration
 
     return configuration(max(ranks), 1e-4, "rank")
 

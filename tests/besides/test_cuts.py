@@ -26,9 +26,9 @@ from rightrank.besides.cuts import Cuts, CutSubject, measure_cuts
 from rightrank.besides.results import CUT_FOLDER
 from rightrank.outputs import write_outputs
 from rightrank.preparing import prepare
-from rightrank.probe.ladder import configuration
 from rightrank.probe.loss_table import LossTable, Pack
 from rightrank.probe.run import Probe
+from rightrank.probe.settings import configuration
 from rightrank.request import Request
 from rightrank.runs.directory import damaged_adapter
 from rightrank.runs.removal import plan_removal

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from rightrank.probe.foresee import AWAY, STEP, most_worth, pair, rounded, unbracketed
-from rightrank.probe.ladder import configuration, next_stage
+from rightrank.probe.ladder import next_stage
+from rightrank.probe.settings import configuration
 from test_ladder import simulate
 from worlds import World, evidence_of, plan_of
 

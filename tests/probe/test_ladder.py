@@ -9,19 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rightrank.probe.ladder import (
+from rightrank.probe.ladder import next_stage, smaller_stage
+from rightrank.probe.loss_table import Configuration
+from rightrank.probe.settings import (
     GUIDE_LEARNING_RATE,
     HIGHEST,
     LOWEST,
     configuration,
     half_decade,
-    next_stage,
     on_grid,
     prior_learning_rate,
     shifted,
-    smaller_stage,
 )
-from rightrank.probe.loss_table import Configuration
 from rightrank.recipe import alpha_for
 from worlds import World, evidence_of, plan_of
 
