@@ -269,6 +269,20 @@ def test_no_price_above_a_learning_rate_that_diverged() -> None:
     assert "diverged" in str(interpolate(data, stand(data, ALL), setting(16, 3.1e-3)))
 
 
+def test_a_loss_that_explodes_at_one_end_prices_nothing_beyond_the_other() -> None:
+    """Worse than the untrained model at 1e-2: a parabola through it would be as steep towards low rates."""
+    world = CALM.but(rates=(3e-4, 1e-3, 1e-2))
+    evidence = draw(world)
+    loss_CE = evidence.loss_CE.copy()
+    loss_CE[evidence.learning_rate_C == 1e-2] *= 3
+    data = measure(replace(evidence, loss_CE=loss_CE), 50, 0)
+    standing = stand(data, ALL)
+    assert standing.level.value_K[data.settings.index(setting(16, 1e-2))] > standing.base.value_K[0]
+    assert "No learning rate near this" in str(interpolate(data, standing, setting(16, 2e-4)))
+    assert isinstance(interpolate(data, standing, setting(16, 5e-4)), Interpolation)
+    assert isinstance(interpolate(data, standing, setting(16, 5e-3)), Interpolation), "beside it, it counts"
+
+
 def test_random_numbers_belong_to_settings_not_to_places() -> None:
     evidence = draw(CALM.but(seed_share=0.002))
     fewer = take(evidence, np.flatnonzero(evidence.rank_C != 8))

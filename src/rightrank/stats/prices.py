@@ -15,7 +15,7 @@ from rightrank.stats.paired import Estimate, Sampled, interval
 from rightrank.stats.results import Kind, Price, Source, Verdict
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
     from rightrank.stats.rungs import Measured, Rung, Setting
     from rightrank.stats.surface import Standing
@@ -173,6 +173,8 @@ def _along_rate(data: Measured, standing: Standing, rank: int, axis: float) -> I
     diverged_U = (data.rank_U == rank) & np.any([r.diverged_U for r in data.rungs[-1:]], axis=0)
     if np.any(data.axis_U[diverged_U] <= axis + SAME) and axis > x_u[-1]:
         return f"Training r={rank} diverged at a learning rate no higher than this."
+    kept = _not_exploded(x_u, standing.level.value_K[here] > standing.base.value_K[0], axis)
+    x_u, here = x_u[kept], here[kept]
     found = _line_and_curve(x_u, standing.level.value_K[here], axis)
     if found is None:
         return f"No learning rate near this was tried at r={rank}."
@@ -180,6 +182,18 @@ def _along_rate(data: Measured, standing: Standing, rank: int, axis: float) -> I
     error_JU = np.zeros((1, len(data.settings)))
     weight_U[here], error_JU[0, here] = found
     return Interpolation(weight_U, error_JU)
+
+
+def _not_exploded(
+    x_u: Float[np.ndarray, " u"], exploded_u: Bool[np.ndarray, " u"], x: float
+) -> Int[np.ndarray, " p"]:
+    """Points that may tell of ``x``: all but those worse than the untrained model, unless ``x`` lies right beside them.
+
+    A parabola through one of them is as steep on the other side, where nothing explodes.
+    """
+    place = int(np.searchsorted(x_u, x))
+    beside_u = np.isin(np.arange(len(x_u)), (place - 1, place))
+    return np.flatnonzero(~exploded_u | beside_u)
 
 
 def _line_and_curve(
