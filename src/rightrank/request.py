@@ -47,7 +47,7 @@ class Request:
     quantization: str | None = None
     """``4-bit`` (NF4, as QLoRA) or ``8-bit``: how the base is loaded; None: as it is stored."""
     ranks: tuple[int, ...] | None = None
-    """Candidate ranks; None: 4 to 128."""
+    """Candidate ranks; None: 4 to 128, and smaller ones once one is surely as good as the best."""
     max_rank: int | None = None
     """Largest rank that can be served."""
     yours: tuple[int, float, float] | None = None

@@ -88,7 +88,7 @@ def recommend(
     over_long: OverLong = None,
     no_chat_template: NoChatTemplate = False,
     ranks: Annotated[
-        str | None, typer.Option(metavar="R,R,...", help="Ranks to try. Default: 4 to 128.")
+        str | None, typer.Option(metavar="R,R,...", help="Ranks to try. Default: 4 to 128, then smaller.")
     ] = None,
     load_in_4bit: Annotated[
         bool, typer.Option("--load-in-4bit", help="The base in 4 bits (NF4), as QLoRA loads it.")
