@@ -1,6 +1,6 @@
 """AdaLoRA and EVA, run for real: methods that choose ranks themselves, each with a learning rate of its own, against recorded surfaces.
 
-    python -m bench.adaptive run MODEL DATA_DIR --out DIR [--sets nl2bash,klingon,banking77] [--epochs 1] [--gpus 2]
+    python -m bench.adaptive run MODEL DATA_DIR --out DIR [--sets nl2bash,klingon,banking77] [--epochs 1] [--methods lora,eva]
     python -m bench.adaptive show DIR [--epochs 1]
 
 ``run`` trains PEFT's implementation by a plain loop under the recorded recipe (same rows, batches and schedule) at three learning rates on
@@ -46,7 +46,9 @@ BEFORE, FIXED = 0.1, 1 / 3
 """Shares of the steps before AdaLoRA's budget falls and after it is fixed (Zhang et al. 2023, tables of hyperparameters)."""
 FIRST_RANK = 1.5
 """AdaLoRA starts at this many times its final rank (the same)."""
-EVA_BATCHES = 32
+EVA_BATCHES, EVA_ROWS = 16, 64
+"""It looks at trained tokens alone, at more of them at once than twice the rank, until its directions stand still. Rows are ours, the rest
+PEFT's default."""
 JUDGED_TOGETHER = 32
 
 
@@ -106,10 +108,7 @@ def trained(
     from rightrank.recipe import learning_rate_factor
 
     steps, device = recipe.steps(len(rows)), base.device
-    few = (
-        padded([rows[i] for i in chosen], device)
-        for _, chosen in zip(range(EVA_BATCHES), batches(len(rows), recipe, 0), strict=False)
-    )
+    few = (padded([rows[i] for i in chosen], device) for chosen in eva_batches(len(rows), recipe))
     model = adapted(base, method, steps, few)
     parameters = [p for p in model.parameters() if p.requires_grad]
     adamw = torch.optim.AdamW(parameters, lr=rate, betas=recipe.adam_betas, weight_decay=0.0)
@@ -125,6 +124,14 @@ def trained(
             model.base_model.update_and_allocate(step)
         adamw.zero_grad()
     return model.eval()
+
+
+def eva_batches(count: int, recipe: Recipe) -> list[list[int]]:
+    """Rows of the recipe's own order, more at once."""
+    from rightrank.bank.step import batches
+
+    order = [i for chosen in batches(count, recipe, 0) for i in chosen][: EVA_BATCHES * EVA_ROWS]
+    return [order[start : start + EVA_ROWS] for start in range(0, len(order), EVA_ROWS)]
 
 
 def judged(model: Any, examples: Sequence[TokenizedExample], device: torch.device) -> list[float]:
@@ -216,6 +223,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sets", default="nl2bash,klingon,banking77")
     parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--examples", type=int, help="of each part at most, to try it")
     chosen = parser.parse_args()
@@ -225,7 +233,7 @@ def main() -> None:
     if chosen.data is None or chosen.out is None:
         parser.error("run needs DATA_DIR and --out.")
     chosen.out.mkdir(parents=True, exist_ok=True)
-    wanted = [One(s, m, r) for r in RATES for m in METHODS for s in chosen.sets.split(",")]
+    wanted = [One(s, m, r) for r in RATES for m in chosen.methods.split(",") for s in chosen.sets.split(",")]
     spawn = multiprocessing.get_context("spawn")
     processes = []
     for number, one in enumerate(one for one in wanted if not (chosen.out / one.file).exists()):

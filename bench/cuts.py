@@ -1,13 +1,15 @@
 """Does "train once at a high rank, then cut" beat training at the right rank? And which way of cutting is best at equal size?
 
     python bench/cuts.py all   MODEL DATA --eval-data HELD_OUT --out DIR [--points 128:1e-3,128:3e-3,32:1e-3] [--epochs 3] [--batch 16]
+    python bench/cuts.py time  MODEL DATA --eval-data HELD_OUT --out DIR [--points 128:1e-3,128:3e-3,128:1e-2]
     python bench/cuts.py show  DIR [--table FILE]
 
 ``all`` is ``train`` and then ``cut``, over a model that is loaded once. ``train`` trains a grid with the project's engine and keeps the
 adapters: the first point alone, so that its time is one run's, the others together. ``cut`` takes each of the largest rank apart and
 evaluates, on the rows that only score: uniform cuts, three allocations of as many numbers, the whole adapter and the cuts scaled down,
-and what ``rightrank cut`` itself would choose by the rows that decide, and how long it takes. ``show`` prints gains lost against the best
-of everything trained, paired, with 95 % intervals, and writes them as a small table. Runs on a GPU or a CPU; after ``--minutes`` nothing
+and what ``rightrank cut`` itself would choose by the rows that decide, and how long it takes. ``time`` asks for that alone, beside a
+plain PEFT loop on the same rows (``peft_loop.py``); only what the races need is trained. ``show`` prints gains lost against the best of
+everything trained, paired, with 95 % intervals, and writes them as a small table. Runs on a GPU or a CPU; after ``--minutes`` nothing
 more is begun, and what is finished is not measured again. ``show`` needs neither torch nor the model.
 """
 
@@ -25,6 +27,9 @@ LEVELS = (4, 16, 64)
 """Uniform ranks whose size the allocations are given."""
 SCALES = (0.9, 0.8, 0.7, 0.6, 0.5)
 SCALED_CUTS = ((8, 0.8), (16, 0.8), (16, 0.6), (32, 0.8))
+RACED = "128:1e-3,128:3e-3,128:1e-2"
+TRAINED = f"{RACED},32:1e-3,32:3e-3,8:3e-3"
+PEFT = "peft.json"
 
 
 def prepared_for(args: argparse.Namespace) -> Any:
@@ -60,7 +65,8 @@ def train(args: argparse.Namespace, prepared: Any) -> bool:
     facts = {"tokens": [e.trained_tokens for e in judges], "decide": len(executor.decide)}
     (out / "held_out.json").write_text(json.dumps(facts))
     wanted = [configuration(rank, rate, "rank", 0) for rank, rate in args.points]
-    groups = [wanted[:1], *executor.fit_together(wanted[1:])] if wanted[1:] else [wanted]
+    alone = 0 if args.what == "time" else 1
+    groups = [wanted[:alone], *executor.fit_together(wanted[alone:])]
     for group in groups:
         left = tuple(c for c in group if c not in table.configurations())
         if not left:
@@ -75,6 +81,23 @@ def train(args: argparse.Namespace, prepared: Any) -> bool:
         names = ", ".join(name_of(c) for c in left)
         print(f"{names}: {result.steps} steps in {result.seconds:.0f} s", flush=True)
     return True
+
+
+def time_peft_beside(args: argparse.Namespace, prepared: Any) -> None:
+    from peft_loop import time_peft
+
+    path = Path(args.out) / PEFT
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rank = max(rank for rank, _ in args.points)
+    path.write_text(
+        json.dumps(
+            time_peft(
+                prepared.executor.base, prepared.data.train, prepared.request.recipe, rank=rank, most_steps=60
+            )
+        )
+    )
 
 
 def cut(args: argparse.Namespace, prepared: Any) -> bool:
@@ -96,7 +119,9 @@ def cut(args: argparse.Namespace, prepared: Any) -> bool:
 def run(args: argparse.Namespace) -> None:
     args.deadline = time.monotonic() + 60 * args.minutes
     prepared = prepared_for(args)
-    parts = {"train": (train,), "cut": (cut,), "all": (train, cut)}[args.what]
+    parts = {"train": (train,), "cut": (cut,)}.get(args.what, (train, cut))
+    if args.what == "time":
+        time_peft_beside(args, prepared)
     done = all(part(args, prepared) for part in parts)
     print("complete" if done else "out of time; run again to go on")
 
@@ -109,15 +134,14 @@ def name_of(configuration: Any) -> str:
     return f"r={configuration.rank} lr {configuration.learning_rate:.0e}"
 
 
-def one_run_seconds(table: Any) -> float:
-    """Of the run that was trained alone, judging included."""
-    return next(
-        r.seconds for p, r in zip(table.packs, table.results, strict=True) if len(p.configurations) == 1
-    )
+def one_run_seconds(table: Any) -> float | None:
+    """Of the run that was trained alone, judging included; None where none was."""
+    alone = (r.seconds for p, r in zip(table.packs, table.results, strict=True) if len(p.configurations) == 1)
+    return next(alone, None)
 
 
 def one_adapter(
-    args: argparse.Namespace, prepared: Any, place: Path, name: str, train_seconds: float
+    args: argparse.Namespace, prepared: Any, place: Path, name: str, train_seconds: float | None
 ) -> bool:
     """Whether it was done in time."""
     from rightrank.bank.cut_evaluation import CutEvaluation
@@ -136,7 +160,7 @@ def one_adapter(
     longest = max(len(e.token_ids_T) for e in (*decide, *score))
     evaluation = CutEvaluation(base, updates, prepared.memory, prepared.path, longest)
     losses = kept.setdefault("loss_on_score", {})
-    wanted = versions(updates)
+    wanted = {} if args.what == "time" else versions(updates)
     for label, one in wanted.items():
         if label in losses:
             continue
@@ -152,7 +176,11 @@ def one_adapter(
         print(f"{name}: {label}", flush=True)
     if "race" not in kept:
         started = time.monotonic()
-        raced = race(versions_of(updates, read.rank), updates, decide, score, evaluation, on_text=print)
+
+        def clock(line: str) -> None:
+            print(f"  {time.monotonic() - started:4.1f} s: {line}", flush=True)
+
+        raced = race(versions_of(updates, read.rank), updates, decide, score, evaluation, on_text=clock)
         evidence, decision, took = raced.evidence, decide_cut(raced.evidence), time.monotonic() - started
         chosen = raced.versions[decision.chosen]
         kept["race"] = {
@@ -210,10 +238,13 @@ def show(args: argparse.Namespace) -> None:
         print(f"cuts of {one['name']} (taken apart in {one['svd_seconds']:.1f} s)")
         if race := one["race"]:
             print(
-                f"  rightrank cut: {race['status']} {race['choice']}, {race['seconds']:.1f} s = "
-                f"{race['share_of_a_run']:.0f} % of one training run, {race['evaluations']:,} evaluations of a row; "
-                f"{race['rows'][0]} rows chose, {race['rows'][1]} scored"
+                f"  rightrank cut: {race['status']} {race['choice']}, {race['seconds']:.1f} s, {race['evaluations']:,} "
+                f"evaluations of a row; {race['rows'][0]} rows chose, {race['rows'][1]} scored"
             )
+            if "share_of_a_run" in race:
+                print(f"  {race['share_of_a_run']:.0f} % of one run here")
+            if "share_of_a_peft_run" in race:
+                print(f"  taken apart and raced in {race['share_of_a_peft_run']:.1f} % of a plain PEFT run")
         print_lines(one["versions"])
 
 
@@ -246,7 +277,9 @@ def summary(out: Path) -> dict[str, Any]:
         lost = [round(float(percent * x), 3) for x in (apart.difference, apart.low, apart.high)]
         return {"loss": round(float(loss_E.sum() / tokens_E[:n].sum()), 5), "gain_lost": lost, **more}
 
-    seconds = one_run_seconds(table)
+    seconds, peft = one_run_seconds(table), None
+    if (out / PEFT).is_file():
+        peft = json.loads((out / PEFT).read_text())
     cuts = []
     for path in sorted(out.glob("cuts_*.json")):
         kept = json.loads(path.read_text())
@@ -258,7 +291,10 @@ def summary(out: Path) -> dict[str, Any]:
         if race:
             loss_E, parameters = np.array(race.pop("loss")), race.pop("parameters")
             versions[f"chosen: {race['choice']}"] = line(loss_E, parameters=parameters)
-            race["share_of_a_run"] = 100 * race["seconds"] / seconds
+            if seconds:
+                race["share_of_a_run"] = 100 * race["seconds"] / seconds
+            if peft:
+                race["share_of_a_peft_run"] = 100 * (kept["svd_seconds"] + race["seconds"]) / peft["seconds"]
         cuts.append(
             {"name": kept["name"], "svd_seconds": kept["svd_seconds"], "race": race, "versions": versions}
         )
@@ -268,6 +304,7 @@ def summary(out: Path) -> dict[str, Any]:
         "decide": facts["decide"],
         "score": len(tokens_E),
         "one_run_seconds": seconds,
+        "peft": peft,
         "trained": {
             name: line(loss_E[score]) for name, loss_E in trained.items() if np.isfinite(loss_E).all()
         },
@@ -283,14 +320,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["all", "train", "cut", "show"])
+    parser.add_argument("what", choices=["all", "train", "cut", "time", "show"])
     parser.add_argument("model", help="for show: the directory")
     parser.add_argument("data", nargs="?")
     parser.add_argument("--eval-data")
     parser.add_argument("--out")
-    parser.add_argument(
-        "--points", type=_points, default=_points("128:1e-3,128:3e-3,128:1e-2,32:1e-3,32:3e-3,8:3e-3")
-    )
+    parser.add_argument("--points", type=_points, help="rank:learning rate; time: 128:1e-3,128:3e-3,128:1e-2")
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=1024)
@@ -298,6 +333,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after this many")
     parser.add_argument("--table", help="show: write it there as JSON too")
     args = parser.parse_args()
+    args.points = args.points or _points(RACED if args.what == "time" else TRAINED)
     {"show": show}.get(args.what, run)(args)
 
 

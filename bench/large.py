@@ -72,28 +72,37 @@ def step_seconds(
     return each[len(each) // 2]
 
 
-def speed_8b(rate: float, device: torch.device, tiny: bool, how: str) -> dict[str, Any]:
-    """Sequences of 512, at most 8,192 tokens a micro-step, nothing recomputed: 1 adapter and 16.
-
-    The share of the matrix ``rate`` counts the blocks' weights alone, forward and backward: head and adapters are left out.
-    """
+def random_8b(device: torch.device, tiny: bool) -> tuple[BaseModel, int]:
+    """A base of random weights in bf16, and how many its blocks' matrices have."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = {**LLAMA_3_8B, **(TINY if tiny else {})}
     torch.set_default_dtype(torch.bfloat16)
     try:
         with device:
-            model = LlamaForCausalLM(LlamaConfig(**shape))
+            model = LlamaForCausalLM(LlamaConfig(**{**LLAMA_3_8B, **(TINY if tiny else {})}))
     finally:
         torch.set_default_dtype(torch.float32)
-    base = load_base(model, object())
     blocks = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2)
+    return load_base(model, object()), blocks
+
+
+def speed_8b(rate: float, device: torch.device, tiny: bool, how: str) -> dict[str, Any]:
+    """Its ``speed_of_blocks``."""
+    return speed_of_blocks(*random_8b(device, tiny), rate, tiny, how)
+
+
+def speed_of_blocks(base: BaseModel, blocks: int, rate: float, tiny: bool, how: str) -> dict[str, Any]:
+    """Sequences of 512, at most 8,192 tokens a micro-step, nothing recomputed: 1 adapter and 16.
+
+    The share of the matrix ``rate`` counts the ``blocks``' weights alone, forward and backward: head and adapters are left out.
+    """
+    device = base.device
     found: dict[str, Any] = {"block_parameters": blocks}
     length, tokens = (16, 256) if tiny else (512, 8192)
     for name, ranks in (("k1", (16,)), ("k16", (8, 16, 32, 64) * 4)):
         peak_gib(device, reset=True)
         specs = [AdapterSpec(r, alpha_for(r), 1e-4) for r in ranks]
-        rows = random_rows(max(1, tokens // length // len(ranks)), length, shape["vocab_size"])
+        rows = random_rows(max(1, tokens // length // len(ranks)), length, base.vocabulary)
         seconds = step_seconds(base, specs, rows, how, 4 if tiny else 12)
         speed = len(ranks) * len(rows) * length / seconds
         share = 4 * blocks * speed / rate

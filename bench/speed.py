@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from large import peak_gib, probe_in_4_bit, speed_8b, step_seconds
-from padded import padded
+from peft_loop import STEPS as PEFT_STEPS
+from peft_loop import time_peft
 
 from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.base_model import BaseModel, load_base
 from rightrank.bank.runs import now, open_run
-from rightrank.bank.step import batches, trained_tokens
+from rightrank.bank.step import trained_tokens
 from rightrank.bank.targets import find_targets, target_suffixes
 from rightrank.bank.verify import Path as HowItRuns
 from rightrank.bank.verify import worth_sharing
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from rightrank.bank.verify import Way
 
 RANKS, RATES = (1, 2, 4, 8, 16, 32, 64, 128), (3e-4, 1e-3, 3e-3)
-PEFT_STEPS = 100
 CPU_STEP = Path(__file__).parent / "results/cpu_step.json"
 """What ``bench/cpu_step.py`` measured on a CPU."""
 
@@ -58,8 +58,8 @@ class Work:
     held_out: Sequence[TokenizedExample]
     recipe: Recipe
     tiny: bool
-    judged: dict[tuple[str, bool], np.ndarray] = field(default_factory=dict)
-    """Held-out losses [K, E] of the grid, by the way its steps ran and whether examples shared."""
+    judged: dict[str, np.ndarray] = field(default_factory=dict)
+    """Held-out losses [K, E] of the grid, by the name of the part."""
 
     @property
     def longest(self) -> int:
@@ -75,12 +75,19 @@ def grid_specs() -> list[AdapterSpec]:
 
 
 def run_bank(
-    work: Work, specs: Sequence[AdapterSpec], *, how: Way, capacity: int, shares: bool
+    name: str,
+    work: Work,
+    specs: Sequence[AdapterSpec],
+    *,
+    how: Way,
+    capacity: int,
+    shares: bool,
+    turns: Sequence[str] = ("first", "again"),
 ) -> dict[str, Any]:
     """One run of ``specs`` in the bank, and the same again: the difference is what was compiled."""
     device = work.base.device
     found: dict[str, Any] = {}
-    for turn in ("first", "again"):
+    for turn in turns:
         peak_gib(device, reset=True)
         began = now(device)
         first_step: list[float] = []
@@ -103,24 +110,24 @@ def run_bank(
             "adapter_tokens_per_s": len(specs) * trained.tokens / (done - first_step[0]),
             "peak_gib": peak_gib(device),
         }
-        print(f"  bank {how}{', shared' if shares else ''}, {turn}: {found[turn]}", flush=True)
+        print(f"  {name}, {turn}: {found[turn]}", flush=True)
     tokens = sum(trained_tokens(example) for example in work.held_out)
     found["held_out_loss_K"] = (held_out.loss_KE.sum(1) / tokens).tolist()
     found["train_loss_K"] = trained.train_loss_K
-    work.judged[how, shares] = held_out.loss_KE
+    work.judged[name] = held_out.loss_KE
     return found
 
 
-def moved_by_sharing(work: Work, how: str) -> dict[str, Any]:
-    """What sharing changes in the paired differences between configurations: nats a token, and standard errors of the difference."""
+def moved(work: Work, one: str, other: str) -> dict[str, Any]:
+    """How far the paired differences between configurations lie apart in two parts: nats a token, and standard errors of the difference."""
     tokens_E = np.array([trained_tokens(example) for example in work.held_out])
-    alone_KE, shared_KE = (work.judged[how, shares] for shares in (False, True))
+    one_KE, other_KE = work.judged[one], work.judged[other]
     nats, errors = [], []
-    for i in range(len(alone_KE)):
+    for i in range(len(one_KE)):
         for j in range(i):
-            one, other = (paired_contrast(x[i], x[j], tokens_E) for x in (alone_KE, shared_KE))
-            nats.append(abs(one.difference - other.difference))
-            errors.append(nats[-1] / one.standard_error)
+            here, there = (paired_contrast(x[i], x[j], tokens_E) for x in (one_KE, other_KE))
+            nats.append(abs(here.difference - there.difference))
+            errors.append(nats[-1] / here.standard_error)
     found = {
         "pairs": len(nats),
         "nats_mean": float(np.mean(nats)),
@@ -130,45 +137,6 @@ def moved_by_sharing(work: Work, how: str) -> dict[str, Any]:
     }
     print(f"  {found}", flush=True)
     return found
-
-
-def run_peft(work: Work, rank: int = 16) -> dict[str, Any]:
-    """A plain loop: PEFT, right-padded rows with a mask, bf16 base, float32 adapters under autocast, fused AdamW."""
-    import copy
-
-    from peft import LoraConfig, get_peft_model
-
-    base, device = work.base, work.base.device
-    own = copy.deepcopy(base.model, {id(p): p for p in base.model.parameters()})
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha_for(rank),
-        target_modules=list(target_suffixes(find_targets(base.model))),
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(own, config).train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for p in parameters:
-        p.data = p.data.float()
-    adamw = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
-    count = min(work.steps, 4 if work.tiny else PEFT_STEPS)
-    warm, done, began = max(1, count // 10), 0, 0.0
-    for done, chosen in enumerate(batches(len(work.train), work.recipe, 0)):
-        if done == warm:
-            began = now(device)
-        if done == warm + count:
-            break
-        batch = padded([work.train[i] for i in chosen], device)
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = model(**batch, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        adamw.step()
-        adamw.zero_grad()
-    timed = min(done, warm + count) - warm
-    each = (now(device) - began) / max(1, timed)
-    print(f"  plain PEFT: {each:.4f} s a step, {each * work.steps:.1f} s a run", flush=True)
-    return {"seconds_a_step": each, "seconds": each * work.steps, "steps_timed": timed}
 
 
 def run_trl(work: Work, rank: int = 16) -> dict[str, Any]:
@@ -296,15 +264,19 @@ def main() -> None:
             chosen.out.parent.mkdir(parents=True, exist_ok=True)
             chosen.out.write_text(json.dumps(summary(result), indent=1) + "\n", encoding="utf-8")
 
+    def worth() -> bool:
+        return worth_sharing(work().train, work().recipe)
+
     specs = grid_specs()[: 3 if chosen.tiny else None]
     part("matrix", lambda: matrix_rate(device, 256 if chosen.tiny else 8192))
     for how in ways:
-        run = partial(run_bank, specs=specs, how=how, capacity=chosen.capacity)
-        part(f"grid {how}", lambda run=run: run(work(), shares=worth_sharing(work().train, work().recipe)))
-        part(f"grid {how}, nothing shared", lambda run=run: run(work(), shares=False))
-        if "grid" in parts and {(how, False), (how, True)} <= set(work().judged):
-            part("grid moved", lambda how=how: moved_by_sharing(work(), how))
-    part("peft", lambda: run_peft(work()))
+        alone, grid = f"grid {how}, nothing shared", partial(run_bank, how=how, capacity=chosen.capacity)
+        part(f"grid {how}", lambda grid=grid, name=f"grid {how}": grid(name, work(), specs, shares=worth()))
+        part(alone, lambda grid=grid, name=alone: grid(name, work(), specs, shares=False))
+        if "grid" in parts and {f"grid {how}", alone} <= set(work().judged):
+            part("grid moved", lambda how=how, alone=alone: moved(work(), alone, f"grid {how}"))
+    few = 4 if chosen.tiny else PEFT_STEPS
+    part("peft", lambda: time_peft(work().base, work().train, work().recipe, most_steps=few))
     part("trl", lambda: run_trl(work()))
     part("ranks", lambda: against_rank(work(), ways[-1]))
     part("8b", lambda: speed_8b(result.get("matrix", 1.0), device, chosen.tiny, ways[-1]))
