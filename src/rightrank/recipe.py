@@ -13,6 +13,8 @@ Schedule = Literal["linear", "cosine", "constant"]
 LossOn = Literal["completion", "all"]
 OverLong = Literal["truncate", "drop"]
 Origin = Literal["assumed", "given", "config", "trainer"]
+Layers = Literal["all", "attention", "mlp"]
+"""Which linear layers get an adapter."""
 
 
 @dataclass(frozen=True)

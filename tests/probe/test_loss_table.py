@@ -66,6 +66,25 @@ def test_what_was_written_is_read_back_bitwise(tmp_path):
     assert (read.damaged, read.unfinished, read.next_number) == ([], [], 3)
 
 
+def test_layers_are_named_where_they_are_not_all_and_are_read_where_no_one_named_them(tmp_path):
+    """What older versions wrote, and what they can read, names none."""
+    every, some = Configuration(4, 16.0, 1e-3), Configuration(4, 16.0, 1e-3, layers="attention")
+    assert every != some and len({every, some}) == 2
+    table = LossTable(tmp_path / "run", SETTINGS)
+    table.begin(Pack(0, 100, (every, some), with_score=True))
+    plain, named = json.loads((tmp_path / "run/packs/0000.json").read_text())["configurations"]
+    assert sorted(plain) == ["alpha", "learning_rate", "rank", "role", "seed"]
+    assert named == {**plain, "layers": "attention"}
+    table.finish(table.unfinished[0], result_of(1))
+    assert LossTable(tmp_path / "run", SETTINGS).configurations() == [every, some]
+    (tmp_path / "run/packs/0001.json").write_text(
+        json.dumps(
+            {"number": 1, "examples": 9, "configurations": [{**plain, "layers": "x"}], "with_score": True}
+        )
+    )
+    assert LossTable(tmp_path / "run", SETTINGS).unfinished == []
+
+
 def test_no_one_else_reads_the_run(tmp_path):
     (tmp_path / "run").mkdir(mode=0o755)
     fill(tmp_path / "run", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from rightrank.bank.module_kinds import Kind, kind_of
 from rightrank.data.wording import listed, quoted
 from rightrank.errors import ModelError
 
@@ -35,6 +36,9 @@ class Target:
     """The weight lies [in, out], as in GPT-2's Conv1D; PEFT calls it ``fan_in_fan_out``."""
     shares_suffix: bool = False
     """A module that gets no adapter ends in the same word: one of a vision tower, say."""
+
+    kind: Kind | None = None
+    """What it is part of; None: neither attention nor MLP."""
 
     @property
     def suffix(self) -> str:
@@ -84,7 +88,11 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
         )
     names = {target.name for target in found}
     others = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in names}
-    return tuple(replace(target, shares_suffix=target.suffix in others) for target in found)
+    modules = dict(model.named_modules())
+    return tuple(
+        replace(target, shares_suffix=target.suffix in others, kind=kind_of(modules, target.name))
+        for target in found
+    )
 
 
 def chosen(targets: Sequence[Target], modules: Sequence[str] | None) -> tuple[Target, ...]:

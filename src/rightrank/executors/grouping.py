@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.memory import make_packs
+from rightrank.bank.module_kinds import ranks_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,11 +16,10 @@ if TYPE_CHECKING:
     from rightrank.probe.loss_table import Configuration
 
 
-def spec_of(configuration: Configuration) -> AdapterSpec:
-    """The adapter that ``configuration`` trains."""
-    return AdapterSpec(
-        configuration.rank, configuration.alpha, configuration.learning_rate, configuration.seed
-    )
+def spec_of(configuration: Configuration, targets: Sequence[Target]) -> AdapterSpec:
+    """The adapter over ``targets`` that ``configuration`` trains. Raises ModelError where there are none of its layers."""
+    c = configuration
+    return AdapterSpec(c.rank, c.alpha, c.learning_rate, c.seed, ranks_on(targets, c.layers, c.rank))
 
 
 def groups(
@@ -36,7 +36,7 @@ def groups(
     Raises ResourceError where not even one fits.
     """
     packs = make_packs(
-        [spec_of(c) for c in configurations],
+        [spec_of(c, targets) for c in configurations],
         targets,
         memory,
         available=available,

@@ -156,7 +156,7 @@ class LocalExecutor:
         pack = part.pack
         judges = [*self.decide, *(self.score if pack.with_score else ())]
         few = self.decide[: look_rows(len(self.decide))]
-        with self._open([spec_of(c) for c in part.configurations]) as run:
+        with self._open([spec_of(c, self.targets) for c in part.configurations]) as run:
             bank = run.bank
             capacity = self._capacity(sum(master.numel() for master in bank.masters), len(bank.specs))
             looking = Looking(lambda: run.evaluate(few, self._judging_capacity(len(bank.specs), capacity)))

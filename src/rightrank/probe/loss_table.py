@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rightrank.errors import ConfigurationError, ResourceError
-from rightrank.probe.pack import Configuration, Pack, PackResult, Role, pack_from, packed, unpacked
+from rightrank.probe.pack import Configuration, Pack, PackResult, Role, pack_from, packed, unpacked, written
 from rightrank.probe.record import group, held_out_sizes, run_record, told_about
 from rightrank.runs.durable import (
     DRAFT,
@@ -204,7 +203,7 @@ class LossTable:
 
     def begin(self, pack: Pack, until: int | None = None) -> None:
         """Write down what is to be trained. ``until``: the last number of its stage, all of which is written before any is trained."""
-        plan = {**asdict(pack), "until": pack.number if until is None else until}
+        plan = {**written(pack), "until": pack.number if until is None else until}
         write_json(self._folder / f"{pack.number:04d}.json", plan)
 
     def finish(self, pack: Pack, result: PackResult) -> None:
@@ -224,7 +223,7 @@ class LossTable:
         self.base = result
 
     def _packed(self, result: PackResult, pack: Pack | None) -> bytes:
-        whose = {"run": self.settings, "about": self._about, "pack": None if pack is None else asdict(pack)}
+        whose = {"run": self.settings, "about": self._about, "pack": None if pack is None else written(pack)}
         return packed(result, whose)
 
     def configurations(self, examples: int | None = None) -> list[Configuration]:

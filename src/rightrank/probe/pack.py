@@ -5,12 +5,13 @@ Dimensions: K configurations of a pack, E held-out examples (those that decide f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from rightrank.probe.looks import Looks
+from rightrank.recipe import Layers
 from rightrank.runs.durable import DamagedError, array_bytes, arrays_and_facts
 from rightrank.runs.saved_answer import LARGEST, LARGEST_RANK
 
@@ -33,6 +34,8 @@ class Configuration:
     learning_rate: float
     seed: int = 0
     role: Role = field(default="rank", compare=False)
+    layers: Layers = "all"
+    """Those that get an adapter of this rank; the others get none."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,17 @@ class PackResult:
     """On their way; None where they were not looked at."""
 
 
+def written(pack: Pack) -> dict[str, Any]:
+    """``pack`` as it stands in files: as ``asdict`` has it, but for ``layers`` where they are all, which older files do not name."""
+    configurations = tuple(
+        {key: value for key, value in asdict(c).items() if (key, value) != ("layers", "all")}
+        for c in pack.configurations
+    )
+    return {**asdict(pack), "configurations": configurations}
+
+
 def pack_from(raw: Any) -> Pack:
-    """The pack that ``asdict`` made ``raw`` of. Raises DamagedError where it is none: a checksum anyone can write."""
+    """The pack that ``written`` made ``raw`` of. Raises DamagedError where it is none: a checksum anyone can write."""
     try:
         configurations = tuple(Configuration(**c) for c in raw["configurations"])
         pack = Pack(raw["number"], raw["examples"], configurations, raw["with_score"])
@@ -91,7 +103,8 @@ def _is_one(c: Configuration) -> bool:
     """Whether anything can be trained so."""
     rank = _is_count(c.rank) and 0 < c.rank <= LARGEST_RANK
     numbers = all(_is_number(x) and x > 0 for x in (c.alpha, c.learning_rate))
-    return rank and numbers and _is_count(c.seed) and c.role in get_args(Role)
+    words = c.role in get_args(Role) and c.layers in get_args(Layers)
+    return rank and numbers and _is_count(c.seed) and words
 
 
 def packed(result: PackResult, whose: Mapping[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from rightrank.recipe import alpha_for
 
 if TYPE_CHECKING:
     from rightrank.probe.loss_table import Role
+    from rightrank.recipe import Layers
 
 # The grid of learning rates: half-decades, 1 and 3 times powers of ten, within what anyone trains adapters with.
 LOWEST, HIGHEST = 1e-6, 1e-1
@@ -48,9 +49,11 @@ def sensible(learning_rate: float) -> bool:
     return LOWEST <= learning_rate <= HIGHEST
 
 
-def configuration(rank: int, learning_rate: float, role: Role, seed: int = 0) -> Configuration:
-    """A configuration under the project's own scale."""
-    return Configuration(rank, alpha_for(rank), learning_rate, seed, role)
+def configuration(
+    rank: int, learning_rate: float, role: Role, seed: int = 0, layers: Layers = "all"
+) -> Configuration:
+    """A configuration under the project's own scale, on whatever layers."""
+    return Configuration(rank, alpha_for(rank), learning_rate, seed, role, layers)
 
 
 def typed(learning_rate: float) -> float:
