@@ -2,11 +2,11 @@
 
 python bench/speed.py MODEL ROWS [--parts grid,peft,trl,unsloth,matrix,ranks,8b,4bit] [--out bench/results/speed.json] [--tiny]
 
-Times are training alone, from the end of the first step on, unless the name says otherwise. PEFT and TRL are timed over ``PEFT_STEPS``
-steps in the middle of a run and multiplied by the steps of the recipe. The bank's grid runs whole, twice: as a probe runs it, what all
-examples of a row begin with computed once, and with nothing shared, which is what ``adapter_tokens_per_s`` counts. The matrix rate is the
-best of ten 8,192-cubed bf16 products on random numbers. ``--tiny`` shrinks everything until a CPU carries it through: a test of this
-file, no measurement.
+Times are training alone, from the end of the first step on, unless the name says otherwise. PEFT, TRL and Unsloth are timed over
+``PEFT_STEPS`` steps in the middle of a run and multiplied by the steps of the recipe. The bank's grid runs whole, twice: as a probe runs
+it, what all examples of a row begin with computed once, and with nothing shared, which is what ``adapter_tokens_per_s`` counts. The matrix
+rate is the best of ten 8,192-cubed bf16 products on random numbers. ``--tiny`` shrinks everything until a CPU carries it through: a test of
+this file, no measurement.
 """
 
 from __future__ import annotations

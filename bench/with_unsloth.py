@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from importlib import import_module
 from itertools import islice, pairwise
@@ -96,7 +97,8 @@ def train(way: str, asked: dict[str, Any]) -> dict[str, Any]:
     from unsloth import FastLanguageModel
 
     model, tokenizer = FastLanguageModel.from_pretrained(
-        asked["model"], max_seq_length=asked["longest"], dtype=getattr(torch, asked["dtype"]), load_in_4bit=False
+        asked["model"], max_seq_length=asked["longest"],
+        dtype=getattr(torch, asked["dtype"]), load_in_4bit=False,
     )  # fmt: skip
     model = FastLanguageModel.get_peft_model(
         model, r=asked["rank"], lora_alpha=asked["alpha"], lora_dropout=0, bias="none",
@@ -134,20 +136,22 @@ def by_trainer(model: Any, tokenizer: Any, asked: dict[str, Any], device: Any) -
             folder, per_device_train_batch_size=len(asked["batches"][0]), gradient_accumulation_steps=1,
             max_steps=len(asked["batches"]), report_to="none", bf16=asked["dtype"] == "bfloat16",
             logging_strategy="no", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
-            dataset_kwargs={"skip_prepare_dataset": True}, use_cpu=device.type == "cpu",
+            dataset_num_proc=1, use_cpu=device.type == "cpu",
             learning_rate=1e-3, weight_decay=0.0, optim="adamw_torch_fused",
         )  # fmt: skip
         rows = datasets.Dataset(InMemoryTable.from_pydict(columns), fingerprint="rows")
         trainer = SFTTrainer(
             model, args=config, train_dataset=rows, processing_class=tokenizer, callbacks=[Clock()]
         )
-        trainer.train()
+        result = trainer.train()
     timed = times[asked["warm"] - 1 :]
     each = [after - before for before, after in pairwise(timed)]
     return {
         "seconds_a_step": statistics.fmean(each),
         "median_step": statistics.median(each),
+        "slowest_step": max(each),
         "steps_timed": len(each),
+        "mean_loss": result.training_loss,
         "padding_free": bool(getattr(trainer.args, "padding_free", False)),
     }
 
@@ -171,7 +175,8 @@ def by_loop(model: Any, _: Any, asked: dict[str, Any], device: Any) -> dict[str,
     for p in parameters:
         p.data = p.data.float()
     adamw = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
-    began, losses = 0.0, []
+    losses, handed_over = [], []  # the device may be behind the second
+    began = 0.0
     for done, chosen in enumerate(asked["batches"]):
         if done == asked["warm"]:
             began = now(device)
@@ -182,10 +187,12 @@ def by_loop(model: Any, _: Any, asked: dict[str, Any], device: Any) -> dict[str,
         adamw.step()
         adamw.zero_grad()
         losses.append(loss.detach())
+        handed_over.append(time.perf_counter())
     timed = len(asked["batches"]) - asked["warm"]
     each = (now(device) - began) / timed
     return {
         "seconds_a_step": each,
+        "slowest_step": max(b - a for a, b in pairwise(handed_over[asked["warm"] :])),
         "steps_timed": timed,
         "first_and_last_loss": [float(losses[0]), float(losses[-1])],
     }
