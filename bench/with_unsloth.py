@@ -1,4 +1,4 @@
-"""Unsloth beside the others of speed.py, in processes of its own: importing it changes torch, transformers, PEFT and TRL for good.
+"""Unsloth beside the others of speed.py, in processes of its own: importing it changes the libraries they use.
 
 python bench/with_unsloth.py trainer|loop ASKED.json FOUND.json
 """
@@ -28,7 +28,7 @@ LIMIT = 150
 
 
 def run_unsloth(work: Work, model: str, count: int, rank: int = 16) -> dict[str, Any]:
-    """Its SFTTrainer as ``run_trl``, and its model in the loop of ``run_peft``: the faster of the two, beside both."""
+    """Its SFTTrainer as ``run_trl``, its model in the loop of ``run_peft``, and which of the two is faster."""
     from rightrank.bank.step import batches
     from rightrank.bank.targets import find_targets, target_suffixes
     from rightrank.recipe import alpha_for
@@ -54,14 +54,17 @@ def run_unsloth(work: Work, model: str, count: int, rank: int = 16) -> dict[str,
             print(f"  Unsloth, {way}: {found[way]}"[:2000], flush=True)
     timed = {way: each["seconds_a_step"] for way, each in found.items() if "seconds_a_step" in each}
     if not timed:
-        raise RuntimeError("\n".join("\n".join([way, *each["trace"][-15:]]) for way, each in found.items()))
+        said = "; ".join(f"{way}: {each['failed']}" for way, each in found.items())
+        raise RuntimeError(
+            "\n".join([said, *(line for each in found.values() for line in each["trace"][-15:])])
+        )
     best = min(timed, key=lambda way: timed[way])
     each = timed[best]
     return {"seconds_a_step": each, "seconds": each * work.steps, "faster": best, **found}
 
 
 def in_a_process(way: str, folder: Path) -> dict[str, Any]:
-    """What one way took, or what the end of its output says went wrong. Nothing that it started outlives it."""
+    """What one way took, or what its output says went wrong. Nothing that it started outlives it."""
     answer, output = folder / f"{way}.json", folder / f"{way}.txt"
     settings = {
         "HF_HUB_OFFLINE": "1",
@@ -88,7 +91,8 @@ def in_a_process(way: str, folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
         return found
     trace = output.read_text(encoding="utf-8", errors="replace")[-3000:].splitlines()
-    return {"failed": why or (trace[-1] if trace else f"exit status {process.returncode}"), "trace": trace}
+    named = [line for line in trace if "Error" in line]
+    return {"failed": why or (named or trace or [f"status {process.returncode}"])[-1][:200], "trace": trace}
 
 
 def train(way: str, asked: dict[str, Any]) -> dict[str, Any]:
