@@ -1,4 +1,4 @@
-"""Unsloth beside the others of speed.py, in processes of its own: importing it changes the libraries they use.
+"""Unsloth beside the others of speed.py, in processes of its own: importing it changes other libraries.
 
 python bench/with_unsloth.py trainer|loop ASKED.json FOUND.json
 """
@@ -28,7 +28,7 @@ LIMIT = 150
 
 
 def run_unsloth(work: Work, model: str, count: int, rank: int = 16) -> dict[str, Any]:
-    """Its SFTTrainer as ``run_trl``, its model in the loop of ``run_peft``, and which of the two is faster."""
+    """Its SFTTrainer as ``run_trl``, its model in the loop of ``run_peft``, and which of them is faster."""
     from rightrank.bank.step import batches
     from rightrank.bank.targets import find_targets, target_suffixes
     from rightrank.recipe import alpha_for
