@@ -1,6 +1,6 @@
 """What 8-bit floats for the frozen layers' products would save, and what they change: side by side in one run with bfloat16.
 
-    python bench/float8.py MODEL ROWS [--out bench/results/float8.json] [--tiny]
+    python bench/float8.py MODEL ROWS [--parts 8b,grid] [--out bench/results/float8.json] [--tiny]
 
 The 24-point grid of ``speed.py`` with nothing shared, once in bfloat16, once in bfloat16 with its batches cut into smaller rows (a control:
 the same sums in another order), once over a base in 8-bit floats, trained and judged by it: how far do the paired differences between
@@ -66,18 +66,21 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("rows")
     parser.add_argument("--out", type=Path, default=Path("bench/results/float8.json"))
+    parser.add_argument("--parts", default="8b,grid")
+    parser.add_argument("--add", action="store_true", help="keep the parts that --out has already")
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     rate = matrix_rate(device, 256 if chosen.tiny else 8192)
-    found: dict[str, Any] = {"device": name, "torch": torch.__version__, "matrix": rate}
+    found: dict[str, Any] = json.loads(chosen.out.read_text(encoding="utf-8")) if chosen.add else {}
+    found |= {"device": name, "torch": torch.__version__, "matrix": rate}
     parts = {
         "8b": lambda: blocks(rate, device, chosen.tiny),
         "grid": lambda: grids(work_on(chosen.model, chosen.rows, chosen.tiny)),
     }
-    for part, run in parts.items():
-        found[part] = run()
+    for part in chosen.parts.split(","):
+        found[part] = parts[part]()
         torch._dynamo.reset()
         chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -1,12 +1,12 @@
-"""How fast the bank trains, side by side in one run with a plain PEFT loop and TRL on the same card.
+"""How fast the bank trains, side by side in one run with a plain PEFT loop, TRL and Unsloth on the same card.
 
-python bench/speed.py MODEL ROWS [--parts grid,peft,trl,matrix,ranks,8b,4bit] [--out bench/results/speed.json] [--tiny]
+python bench/speed.py MODEL ROWS [--parts grid,peft,trl,unsloth,matrix,ranks,8b,4bit] [--out bench/results/speed.json] [--tiny]
 
-Times are training alone, from the end of the first step on, unless the name says otherwise. PEFT and TRL are timed over ``PEFT_STEPS``
-steps in the middle of a run and multiplied by the steps of the recipe. The bank's grid runs whole, twice: as a probe runs it, what all
-examples of a row begin with computed once, and with nothing shared, which is what ``adapter_tokens_per_s`` counts. The matrix rate is the
-best of ten 8,192-cubed bf16 products on random numbers. ``--tiny`` shrinks everything until a CPU carries it through: a test of this
-file, no measurement.
+Times are training alone, from the end of the first step on, unless the name says otherwise. PEFT, TRL and Unsloth are timed over
+``PEFT_STEPS`` steps in the middle of a run and multiplied by the steps of the recipe. The bank's grid runs whole, twice: as a probe runs
+it, what all examples of a row begin with computed once, and with nothing shared, which is what ``adapter_tokens_per_s`` counts. The matrix
+rate is the best of ten 8,192-cubed bf16 products on random numbers. ``--tiny`` shrinks everything until a CPU carries it through: a test of
+this file, no measurement.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from large import peak_gib, probe_in_4_bit, speed_8b, step_seconds
 from peft_loop import STEPS as PEFT_STEPS
 from peft_loop import time_peft
+from with_unsloth import run_unsloth
 
 from rightrank.bank.adapters import AdapterSpec
 from rightrank.bank.base_model import BaseModel, load_base
@@ -278,6 +279,7 @@ def main() -> None:
     few = 4 if chosen.tiny else PEFT_STEPS
     part("peft", lambda: time_peft(work().base, work().train, work().recipe, most_steps=few))
     part("trl", lambda: run_trl(work()))
+    part("unsloth", lambda: run_unsloth(work(), chosen.model, 4 if chosen.tiny else PEFT_STEPS))
     part("ranks", lambda: against_rank(work(), ways[-1]))
     part("8b", lambda: speed_8b(result.get("matrix", 1.0), device, chosen.tiny, ways[-1]))
     part("4bit", lambda: probe_in_4_bit(device, chosen.tiny))
