@@ -13,7 +13,7 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from float8_linear import in_float8
@@ -23,6 +23,9 @@ from speed import Work, grid_specs, matrix_rate, moved, run_bank
 from rightrank.bank.base_model import load_base
 from rightrank.data import prepare
 from rightrank.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CAPACITY, SMALL_CAPACITY = 16384, 640
 HOW = "compiled"
@@ -36,27 +39,25 @@ def work_on(model: str, rows: str, tiny: bool) -> Work:
     return Work(base, data.train[: 16 if tiny else 3200], held_out, recipe, tiny)
 
 
-def grids(work: Work) -> dict[str, Any]:
+def grids(work: Work) -> Iterator[tuple[str, dict[str, Any]]]:
     specs = grid_specs()[: 3 if work.tiny else None]
     names = [target.name for target in work.base.targets]
     run = partial(run_bank, work=work, specs=specs, how=HOW, shares=False, turns=("first",))
-    found = {"bf16": run("bf16", capacity=CAPACITY)}
-    found["bf16, smaller rows"] = run("bf16, smaller rows", capacity=max(SMALL_CAPACITY, work.longest))
+    yield "bf16", run("bf16", capacity=CAPACITY)
     with in_float8(work.base.model, names):
-        found["float8"] = run("float8", capacity=CAPACITY)
-    found["moved by smaller rows"] = moved(work, "bf16", "bf16, smaller rows")
-    found["moved by float8"] = moved(work, "bf16", "float8")
-    return found
+        yield "float8", run("float8", capacity=CAPACITY)
+    yield "moved by float8", moved(work, "bf16", "float8")
+    yield "bf16, smaller rows", run("bf16, smaller rows", capacity=max(SMALL_CAPACITY, work.longest))
+    yield "moved by smaller rows", moved(work, "bf16", "bf16, smaller rows")
 
 
-def blocks(rate: float, device: torch.device, tiny: bool) -> dict[str, Any]:
+def blocks(rate: float, device: torch.device, tiny: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     base, count = random_8b(device, tiny)
     names = [target.name for target in base.targets]
-    found = {"bf16": speed_of_blocks(base, count, rate, tiny, HOW)}
+    yield "bf16", speed_of_blocks(base, count, rate, tiny, HOW)
     torch._dynamo.reset()
     with in_float8(base.model, names):
-        found["float8"] = speed_of_blocks(base, count, rate, tiny, HOW)
-    return found
+        yield "float8", speed_of_blocks(base, count, rate, tiny, HOW)
 
 
 def main() -> None:
@@ -71,18 +72,20 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     rate = matrix_rate(device, 256 if chosen.tiny else 8192)
     found: dict[str, Any] = json.loads(chosen.out.read_text(encoding="utf-8")) if chosen.add else {}
-    found |= {"device": name, "torch": torch.__version__, "matrix": rate}
+    found |= {"device": card, "torch": torch.__version__, "matrix": rate}
     parts = {
         "8b": lambda: blocks(rate, device, chosen.tiny),
         "grid": lambda: grids(work_on(chosen.model, chosen.rows, chosen.tiny)),
     }
     for part in chosen.parts.split(","):
-        found[part] = parts[part]()
+        found[part] = {}
+        for name, figures in parts[part]():
+            found[part][name] = figures
+            chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         torch._dynamo.reset()
-        chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
