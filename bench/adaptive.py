@@ -31,7 +31,7 @@ from bench.tables import FOLDER, load
 from bench.truth import Truth
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -65,8 +65,10 @@ class One:
         return f"{self.set}-{self.method}-{self.rate:g}.json"
 
 
-def adapted(base: BaseModel, method: str, steps: int, some: Iterator[dict[str, torch.Tensor]]) -> Any:
-    """The base under PEFT's ``method``, adapters in float32. ``some``: batches that EVA looks at."""
+def adapted(
+    base: BaseModel, method: str, steps: int, directions: Callable[[Any], dict[str, torch.Tensor]]
+) -> Any:
+    """The base under PEFT's ``method``, adapters in float32. ``directions``: what EVA starts from, given the model."""
     import torch
     from peft import AdaLoraConfig, EvaConfig, LoraConfig, get_peft_model, initialize_lora_eva_weights
 
@@ -91,16 +93,14 @@ def adapted(base: BaseModel, method: str, steps: int, some: Iterator[dict[str, t
     torch.manual_seed(0)
     model = get_peft_model(base.model, config, low_cpu_mem_usage=method == "eva")
     if method == "eva":
-        initialize_lora_eva_weights(model, list(some), show_progress_bar=False)
+        initialize_lora_eva_weights(model, eva_state_dict=directions(model))
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data.float()
     return model.train()
 
 
-def trained(
-    base: BaseModel, method: str, rate: float, rows: Sequence[TokenizedExample], recipe: Recipe
-) -> Any:
+def trained(base: BaseModel, one: One, rows: Sequence[TokenizedExample], recipe: Recipe, out: Path) -> Any:
     """Train on ``rows``: completion tokens alone, linear decay after warm-up, clipped, AdamW."""
     import torch
 
@@ -108,22 +108,47 @@ def trained(
     from rightrank.recipe import learning_rate_factor
 
     steps, device = recipe.steps(len(rows)), base.device
-    few = (padded([rows[i] for i in chosen], device) for chosen in eva_batches(len(rows), recipe))
-    model = adapted(base, method, steps, few)
+    path = out / f"{one.set}-directions.safetensors"
+    model = adapted(base, one.method, steps, lambda model: eva_directions(model, path, rows, recipe))
     parameters = [p for p in model.parameters() if p.requires_grad]
-    adamw = torch.optim.AdamW(parameters, lr=rate, betas=recipe.adam_betas, weight_decay=0.0)
+    adamw = torch.optim.AdamW(parameters, lr=one.rate, betas=recipe.adam_betas, weight_decay=0.0)
     for step, chosen in enumerate(batches(len(rows), recipe, 0)):
         for group in adamw.param_groups:
-            group["lr"] = rate * learning_rate_factor(recipe, step, steps)
+            group["lr"] = one.rate * learning_rate_factor(recipe, step, steps)
         with torch.autocast(device.type, torch.bfloat16):
             loss = model(**padded([rows[i] for i in chosen], device), use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
         adamw.step()
-        if method == "adalora":
+        if one.method == "adalora":
             model.base_model.update_and_allocate(step)
         adamw.zero_grad()
     return model.eval()
+
+
+def eva_directions(
+    model: Any, path: Path, rows: Sequence[TokenizedExample], recipe: Recipe
+) -> dict[str, torch.Tensor]:
+    """Found once for a set, by the first process that asks, while the others wait for the file at ``path``."""
+    import time
+
+    from peft import get_eva_state_dict
+    from safetensors.torch import load_file, save_file
+
+    device = model.get_input_embeddings().weight.device
+    try:
+        path.with_suffix(".lock").touch(exist_ok=False)
+    except FileExistsError:
+        while not path.exists():
+            time.sleep(1)
+        return load_file(path, device=str(device))
+    some = [padded([rows[i] for i in chosen], device) for chosen in eva_batches(len(rows), recipe)]
+    began = time.monotonic()
+    found = get_eva_state_dict(model, some, show_progress_bar=False)
+    print(f"{path.name}: {time.monotonic() - began:.0f} s", flush=True)
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, path.with_suffix(".part"))
+    path.with_suffix(".part").rename(path)
+    return found
 
 
 def eva_batches(count: int, recipe: Recipe) -> list[list[int]]:
@@ -168,7 +193,7 @@ def run_one(
     rows = data.train[: SETS[one.set].most][:examples]
     decide, score = (side[:examples] for side in sides(data))
     began = time.monotonic()
-    tuned = trained(base, one.method, one.rate, rows, recipe)
+    tuned = trained(base, one, rows, recipe, out)
     seconds = time.monotonic() - began
     losses = [round(x, 4) for x in judged(tuned, [*decide, *score], base.device)]
     found = {"seconds": seconds, "decide": len(decide), "loss": losses, "device": str(base.device)}

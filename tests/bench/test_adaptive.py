@@ -55,7 +55,8 @@ def test_plain_lora_is_the_bank_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with PlainRun(base, [AdapterSpec(4, alpha_for(4), 1e-2)], packed=False, dropout=0.0) as run:
         run.train(data.train, recipe, seed=0, capacity=4096)
         bank = run.evaluate(held_out, 4096).loss_KE[0]
-    loop = np.array(judged(trained(base, "lora", 1e-2, data.train, recipe), held_out, base.device))
+    one = One("small", "lora", 1e-2)
+    loop = np.array(judged(trained(base, one, data.train, recipe, tmp_path), held_out, base.device))
     untouched = np.array(judged(load_base(tmp_path / "model").model, held_out, base.device))
     assert loop.sum() < 0.9 * untouched.sum()
     assert loop.sum() == pytest.approx(bank.sum(), rel=0.1), "another start of A, and bfloat16"

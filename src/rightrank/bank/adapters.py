@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -74,11 +75,12 @@ class Module:
 
     def rows(self, adapter: int) -> slice:
         """Rows of the working copies that hold ``adapter``, padding left out."""
-        start = 0 if adapter == 0 else int(self._ends[adapter - 1])
+        start = 0 if adapter == 0 else self._ends[adapter - 1]
         return slice(start, start + self.ranks_K[adapter])
 
     def __post_init__(self) -> None:
-        self._ends: list[int] = self.row_ends_K.tolist()
+        # Not read off row_ends_K, for which the host would wait.
+        self._ends = list(accumulate(-(-rank // ROW_MULTIPLE) * ROW_MULTIPLE for rank in self.ranks_K))
 
 
 class AdapterBank:

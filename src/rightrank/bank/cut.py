@@ -10,6 +10,7 @@ Dimensions: M layers, r rank in the file, D directions of a layer (at most r), O
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,12 @@ class Update:
     def directions(self) -> int:
         """How many there are: the most that a cut can keep."""
         return len(self.size_D)
+
+    @cached_property
+    def balanced(self) -> tuple[Float[Tensor, "D I"], Float[Tensor, "D O"]]:
+        """(√size · right, (left · √size)ᵀ): of equal size each. What a cut keeps are the first rows of both."""
+        root_D = self.size_D.sqrt()
+        return root_D[:, None] * self.right_DI, (self.left_OD * root_D).t().contiguous()
 
     def on(self, device: torch.device) -> Update:
         """The same, there."""
@@ -163,14 +170,18 @@ def bank_of_cuts(
     targets = [update.target for update in updates]
     specs = [AdapterSpec(cut.rank, alpha=cut.rank, learning_rate=0.0, ranks=cut.ranks) for cut in cuts]
     bank = AdapterBank(targets, specs, device=device, dtype=dtype, start=False, products=products)
+    into, kept, shrunk, shares = [], [], [], []
     for m, (module, update) in enumerate(zip(bank.modules, updates, strict=True)):
-        root_D = update.size_D.sqrt()
+        a_DI, b_DO = update.balanced
         for k, cut in enumerate(cuts):
-            kept = min(cut.ranks[m], update.directions)
-            if kept:
-                share = cut.factor / specs[k].scale_of(m)
-                module.master_a[k][:kept].copy_(root_D[:kept, None] * update.right_DI[:kept])
-                b_DO = (update.left_OD[:, :kept] * root_D[:kept]).t()
-                module.master_b[k][:kept].copy_(b_DO * share)
+            if rank := min(cut.ranks[m], update.directions):
+                into += [module.master_a[k][:rank], module.master_b[k][:rank]]
+                kept += [a_DI[:rank], b_DO[:rank]]
+                if (share := cut.factor / specs[k].scale_of(m)) != 1.0:
+                    shrunk.append(into[-1])
+                    shares.append(share)
+    torch._foreach_copy_(into, kept)
+    if shrunk:
+        torch._foreach_mul_(shrunk, shares)
     bank.refresh()
     return bank

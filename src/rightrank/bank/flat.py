@@ -124,18 +124,19 @@ def layout_of(
     ranks_KG = [[spec.rank_of(index) for index in members] for spec in specs]
     ranks_K = [sum(ranks_G) for ranks_G in ranks_KG]
     *columns_K, width = [0, *accumulate(_up(rank, ALIGNED) for rank in ranks_K)]
-    scale_R = torch.zeros(width, dtype=torch.float64)
-    for spec, ranks_G, column in zip(specs, ranks_KG, columns_K, strict=True):
-        scales = [spec.scale_of(index) for index in members]
-        span = slice(column, column + sum(ranks_G))
-        scale_R[span] = torch.tensor(scales, dtype=torch.float64).repeat_interleave(torch.tensor(ranks_G))
+    scales: list[float] = []
+    for spec, ranks_G in zip(specs, ranks_KG, strict=True):
+        for index, rank in zip(members, ranks_G, strict=True):
+            scales += [spec.scale_of(index)] * rank
+        scales += [0.0] * (_up(len(scales), ALIGNED) - len(scales))
     a = _side([a for a, _ in plan.places[members[0]]], columns_K, ranks_K, width, device)
     b = []
     for g, index in enumerate(members):
         starts = [column + sum(ranks_G[:g]) for column, ranks_G in zip(columns_K, ranks_KG, strict=True)]
         places = [b for _, b in plan.places[index]]
         b.append(_side(places, starts, [ranks_G[g] for ranks_G in ranks_KG], width, device))
-    return Layout(scale_R.to(device, torch.float64 if device.type == "cpu" else torch.float32), a, tuple(b))
+    dtype = torch.float64 if device.type == "cpu" else torch.float32
+    return Layout(torch.tensor(scales, device=device, dtype=dtype), a, tuple(b))
 
 
 def _side(

@@ -262,8 +262,9 @@ def _evaluated(
 
 
 def _rounds(rows: int) -> list[int]:
-    """Where each round among ``rows`` ends: doubling, the last at the end."""
+    """Where each round among ``rows`` ends: doubling, the last at the end. A small rest belongs to the round before it."""
     ends = [min(FIRST_ROWS, rows)]
     while ends[-1] < rows:
-        ends.append(min(2 * ends[-1], rows))
+        end = 2 * ends[-1]
+        ends.append(rows if rows < 1.5 * end else end)
     return ends
