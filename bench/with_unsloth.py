@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from speed import Work
 
 WAYS = ("trainer", "loop")
-LIMIT = 150
+LIMIT = 200
 """Seconds that one way may take, importing and compiling included."""
 
 

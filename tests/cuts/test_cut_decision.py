@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planted_cuts import planted
-from rightrank.stats.cuts import decide_cut, losing
+from rightrank.stats.cuts import decide_cut, losing, needless, surely_as_good
 
 
 def test_the_smallest_cut_that_loses_nothing_is_chosen():
@@ -74,6 +74,28 @@ def test_what_was_dropped_keeps_its_difference():
     assert (dropped.verdict, dropped.scored, dropped.rows, dropped.exact) == ("worse", False, 64, None)
     assert dropped.gain_lost.value == pytest.approx(50, abs=3)
     assert dropped.loss.value - decision.versions[decision.best].loss.value == pytest.approx(0.5, abs=0.03)
+
+
+def test_what_was_left_for_a_smaller_one_is_not_called_worse():
+    evidence = planted([2.3, 2.0, 2.0, 2.0], noise=0.005)
+    loss_VE = evidence.loss_VE.copy()
+    loss_VE[2, 64:] = np.nan
+    decision = decide_cut(dataclasses.replace(evidence, loss_VE=loss_VE))
+    assert [v.verdict for v in decision.versions] in (
+        ["worse", "best", "as good", "as good"], ["worse", "as good", "as good", "best"],
+    )  # fmt: skip
+    assert (decision.status, decision.chosen, decision.versions[2].scored) == ("SETTLED", 1, False)
+
+
+def test_needless_is_what_is_larger_than_a_candidate_surely_as_good_as_all_but_not_the_best():
+    evidence = planted([2.009, 2.0, 2.0, 2.001, 2.1], noise=0.01, controls=1)
+    alive_V = np.ones(5, bool)
+    assert surely_as_good(evidence, alive_V, looks=3) == 1
+    best = int(np.argmin(evidence.loss_VE[:4].sum(1)))
+    out_V = needless(evidence, alive_V, looks=3)
+    assert out_V.tolist() == [False, False, best != 2, best != 3, False]
+    noisy = planted([2.009, 2.0, 2.0, 2.001, 2.1], noise=0.5, controls=1)
+    assert surely_as_good(noisy, alive_V, looks=3) is None and not needless(noisy, alive_V, looks=3).any()
 
 
 def test_losing_drops_only_what_can_be_neither_chosen_nor_best():

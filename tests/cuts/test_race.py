@@ -93,6 +93,29 @@ def test_it_goes_on_while_noise_hides_the_margin_and_stops_when_it_does_not():
     assert ((~noisy.scores_E).sum(), noisy.scores_E.sum()) == (250, 250)
 
 
+def doubtful(rank, factor):
+    """Rank 4 loses about the margin, larger ones nothing."""
+    return {1: 2.9, 2: 2.5, 4: 2.009}.get(rank, 2.0) + (1 - factor)
+
+
+def test_what_is_larger_than_a_cut_that_will_do_waits_for_no_doubt_about_smaller_ones():
+    labels, planted, evidence = raced(doubtful, noise=0.02)
+    used = {rank: planted.evaluated[rank, 1.0] for rank in (4, 8, 16, 20)}
+    assert used[20] == used[8] == used[4] == 500, "the whole, the one that will do, and the doubtful one"
+    best = min(("r=8", "r=16"), key=lambda label: np.nansum(evidence.loss_VE[labels.index(label), :64]))
+    assert used[16] < 250 or best == "r=16"
+    decision = decide_cut(evidence)
+    assert labels[decision.chosen] in ("r=4", "r=8")
+    left = decision.versions[labels.index("r=16")]
+    assert left.verdict != "worse" and not left.scored
+
+
+def test_of_controls_that_do_not_help_the_best_goes_on():
+    _, planted, _ = raced(lambda rank, factor: stairs(rank, 1.0) + (1 - factor) / 50, noise=0.05)
+    used = [planted.evaluated[20, factor] for factor in (0.9, 0.8, 0.7, 0.6, 0.5)]
+    assert sorted(used)[:4] == [64] * 4 and max(used) > 64
+
+
 def test_no_gain_is_never_settled_early():
     _, _, evidence = raced(lambda rank, factor: 3.0, noise=0.001)
     assert (~evidence.scores_E).sum() == 250

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from rightrank.errors import ConfigurationError
-from rightrank.stats.cuts import CutEvidence, losing, settled
+from rightrank.stats.cuts import CutEvidence, by_size, losing, needless, surely_as_good
 from rightrank.stats.paired import paired_contrast
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ def race(
 ) -> Raced:
     """Evaluate the versions on no more rows than it takes.
 
-    What can be neither chosen nor best is dropped after 64, 128, … rows that decide; these end once the smallest that is left is surely
-    as good as the others. The rest score on as many other rows, at least 128. The whole adapter is never dropped. The answer holds the
-    rows that were used. Raises ConfigurationError where a loss is not finite.
+    What can be neither chosen nor best is dropped after 64, 128, … rows that decide, and what is larger than one that is surely as good
+    as all; of the controls the best one goes on. These rounds end once the smallest that is left is surely as good as the others. The
+    rest score on as many other rows, at least 128. The whole adapter is never dropped. The answer holds the rows that were used. Raises
+    ConfigurationError where a loss is not finite.
     """
     raced, alive_V = Raced(tuple(versions), _nothing_yet(versions, updates)), np.ones(len(versions), bool)
     ends = _rounds(len(decide))
@@ -108,7 +109,9 @@ def race(
         if start == 0 and (factor := promising_factor(raced)) is not None:
             raced, alive_V = _shrunk_too(raced, alive_V, updates, factor, decide[:end], evaluation, on_text)
             alive_V = _alive(raced, alive_V, len(ends))
-        if settled(raced.evidence, alive_V, len(ends)):
+        elif start == 0:
+            alive_V &= ~_lesser_controls(raced)
+        if surely_as_good(raced.evidence, alive_V, len(ends)) in by_size(raced.evidence, alive_V)[:1]:
             break
     rows = max(len(raced.evidence.tokens_E), LEAST_SCORED)
     return _more(raced, alive_V, score[:rows], evaluation, on_text, scores=True)
@@ -126,7 +129,18 @@ def evaluations(versions: int, decide: int, score: int) -> tuple[int, int]:
 def _alive(raced: Raced, alive_V: Bool[np.ndarray, " V"], looks: int) -> Bool[np.ndarray, " V"]:
     whole_V = np.array([version.kind == "whole" for version in raced.versions])
     left_V: Bool[np.ndarray, " V"] = alive_V & (~losing(raced.evidence, alive_V, looks) | whole_V)
+    left_V &= ~needless(raced.evidence, left_V, looks) | whole_V
     return left_V
+
+
+def _lesser_controls(raced: Raced) -> Bool[np.ndarray, " V"]:
+    """All but the best of them: where none helps, one is enough to say so."""
+    controls = [v for v, version in enumerate(raced.versions) if version.kind == "scaled"]
+    found_V = np.zeros(len(raced.versions), bool)
+    found_V[controls] = True
+    if controls:
+        found_V[min(controls, key=lambda v: float(raced.evidence.loss_VE[v].sum()))] = False
+    return found_V
 
 
 def promising_factor(raced: Raced) -> float | None:

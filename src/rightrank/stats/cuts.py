@@ -113,25 +113,49 @@ def losing(evidence: CutEvidence, alive_V: Bool[np.ndarray, " V"], looks: int) -
     return losing_V
 
 
-def settled(evidence: CutEvidence, alive_V: Bool[np.ndarray, " V"], looks: int) -> bool:
-    """Whether the smallest candidate that is ``alive`` is surely within the margin of every other: more rows would change nothing.
+def surely_as_good(evidence: CutEvidence, alive_V: Bool[np.ndarray, " V"], looks: int) -> int | None:
+    """The smallest candidate that is ``alive`` and surely within the margin of every other; None where none is.
 
     By the examples evaluated for all of them so far; "surely" as for ``losing``.
     """
     seen_E = np.isfinite(evidence.loss_VE[alive_V]).all(0)
-    able = [int(v) for v in np.flatnonzero(alive_V & evidence.candidate_V)]
+    able = by_size(evidence, alive_V)
     if seen_E.sum() < FEWEST_EXAMPLES or not able:
-        return False
+        return None
     tokens_E, loss_VE = evidence.tokens_E[seen_E], evidence.loss_VE[:, seen_E]
     best = min(able, key=lambda v: float(loss_VE[v].sum()))
     gain = paired_contrast(evidence.base_loss_E[seen_E], loss_VE[best], tokens_E)
-    smallest = min(able, key=lambda v: int(evidence.parameters_V[v]))
     critical = float(norm.ppf(1 - (1 - CONFIDENCE) / (looks * len(able))))
     if gain.difference - critical * gain.standard_error <= 0:
-        return False
-    apart = [paired_contrast(loss_VE[smallest], loss_VE[v], tokens_E) for v in able if v != smallest]
+        return None
     margin = GAIN_SHARE_PERCENT / 100 * gain.difference
-    return all(c.difference + critical * c.standard_error <= margin for c in apart)
+    for one in able:
+        apart = (paired_contrast(loss_VE[one], loss_VE[v], tokens_E) for v in able if v != one)
+        if all(c.difference + critical * c.standard_error <= margin for c in apart):
+            return one
+    return None
+
+
+def needless(evidence: CutEvidence, alive_V: Bool[np.ndarray, " V"], looks: int) -> Bool[np.ndarray, " V"]:
+    """Which of the candidates that are ``alive`` come after one that is ``surely_as_good``, so that they will not be chosen.
+
+    Not the one with the lowest loss: what is chosen must answer to it.
+    """
+    found_V = np.zeros(len(alive_V), bool)
+    enough = surely_as_good(evidence, alive_V, looks)
+    if enough is None:
+        return found_V
+    able = by_size(evidence, alive_V)
+    seen_E = np.isfinite(evidence.loss_VE[alive_V]).all(0)
+    best = min(able, key=lambda v: float(evidence.loss_VE[v, seen_E].sum()))
+    found_V[[v for v in able[able.index(enough) + 1 :] if v != best]] = True
+    return found_V
+
+
+def by_size(evidence: CutEvidence, alive_V: Bool[np.ndarray, " V"]) -> list[int]:
+    """The candidates that are ``alive``, the smallest first: in the order in which they would be chosen."""
+    able = (int(v) for v in np.flatnonzero(alive_V & evidence.candidate_V))
+    return sorted(able, key=lambda v: int(evidence.parameters_V[v]))
 
 
 def decide_cut(evidence: CutEvidence, *, seed: int = 0, replicates: int = REPLICATES) -> CutDecision:
@@ -254,10 +278,13 @@ def _dropped(evidence: CutEvidence, v: int, best: int, best_loss: float, gain: f
         evidence.loss_VE[v, seen_E], evidence.loss_VE[best, seen_E], evidence.tokens_E[seen_E]
     )
     loss = Estimate(best_loss + apart.difference, best_loss + apart.low, best_loss + apart.high)
-    lost = None
+    lost: Estimate | None = None
+    verdict: CutVerdict = "worse"
     if gain is not None:
         lost = Estimate(*(100 * x / gain for x in (apart.difference, apart.low, apart.high)))
-    return VersionResult(loss, lost, "worse", None, None, int(seen_E.sum()), False)
+        if lost.low <= 0:  # left behind since a smaller one will do
+            verdict = "as good" if lost.high <= GAIN_SHARE_PERCENT else "cannot tell"
+    return VersionResult(loss, lost, verdict, None, None, int(seen_E.sum()), False)
 
 
 def _status(
@@ -269,26 +296,26 @@ def _status(
     base_loss: float,
 ) -> tuple[CutStatus, int]:
     """The first of NO_GAIN, UNDECIDED, FLAT, SETTLED that applies, and the version to use."""
-    by_size = sorted((int(v) for v in able), key=lambda v: int(evidence.parameters_V[v]))
+    ordered = sorted((int(v) for v in able), key=lambda v: int(evidence.parameters_V[v]))
     enough = int(evidence.scores_E.sum()) >= FEWEST_EXAMPLES
     share = LARGE_GAIN if gain.value <= 0 else RELEVANT_GAIN
     if enough and not certain and gain.high < share * base_loss:
-        return "NO_GAIN", by_size[0]
+        return "NO_GAIN", ordered[0]
 
     def bound(v: int) -> float:
         lost = versions[v].gain_lost
         return math.inf if lost is None else lost.high
 
-    accurate = [v for v in by_size if versions[v].verdict != "worse"] or by_size
+    accurate = [v for v in ordered if versions[v].verdict != "worse"] or ordered
     lowest = min(bound(v) for v in accurate)
     near = (v for v in accurate if bound(v) <= lowest + 0.1 * GAIN_SHARE_PERCENT)
     # Where nothing bounds what a cut loses, none is safe: the whole adapter, the first of the largest, stays as it is.
-    largest = max(by_size, key=lambda v: int(evidence.parameters_V[v]))
+    largest = max(ordered, key=lambda v: int(evidence.parameters_V[v]))
     safe = largest if math.isinf(lowest) else next(near)
     equivalent = [v for v in accurate if bound(v) <= GAIN_SHARE_PERCENT]
     if not (enough and certain and equivalent):
         return "UNDECIDED", safe
-    every = np.flatnonzero(evidence.candidate_V)
-    if len(equivalent) == len(every) > 1:
+    every = [versions[int(v)].verdict for v in np.flatnonzero(evidence.candidate_V)]
+    if len(every) > 1 and all(verdict in ("best", "as good") for verdict in every):
         return "FLAT", equivalent[0]
     return "SETTLED", equivalent[0]
