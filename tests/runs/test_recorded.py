@@ -86,6 +86,17 @@ def test_parts_that_were_measured_elsewhere_are_named() -> None:
     ]
 
 
+def test_parts_that_ran_another_way_are_named() -> None:
+    plain = {**ONE, "path": "packed rows, steps one by one (0.13 nats apart)"}
+    alike = {**ONE, "path": "packed rows, steps one by one (0.14 nats apart)"}
+    shared = {**ONE, "path": "packed rows, what all prompts begin with once"}
+    assert differing(plain, alike) == [] and differing(plain, ONE) == [], "an older one does not say"
+    assert differing(plain, shared) == ["path"]
+    assert mixed_origins(SimpleNamespace(origins=[plain, shared])) == [  # type: ignore[arg-type]
+        "Parts of this run were measured with another way to run steps: figures may differ in their last digits."
+    ]
+
+
 def test_what_a_person_hears() -> None:
     table: Any = SimpleNamespace(
         damaged=["0001.safetensors: it is"], mended=["Mended."], directory=Path("run")

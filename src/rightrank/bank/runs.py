@@ -88,8 +88,10 @@ class PlainRun:
         """As ``evaluate`` does."""
         return evaluate(self._forward, examples, capacity=capacity)
 
-    def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
-        """The second of two passes; ``examples`` may be several batches."""
+    def time(
+        self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int, *, judges: bool = True
+    ) -> StepTimes:
+        """The second of two passes; ``examples`` may be several batches. ``judges``: an evaluation too."""
         plan = batched(examples, recipe)
         optimizer = BankOptimizer(self.bank, recipe, steps=2 * len(plan))
         step = evaluation = 0.0
@@ -99,7 +101,8 @@ class PlainRun:
                 self.bank.zero_gradients()
                 optimizer.step(gradients(self._forward, batch, capacity))
             between = now(self.bank.device)
-            self.evaluate(examples, capacity)
+            if judges:
+                self.evaluate(examples, capacity)
             step, evaluation = (between - began) / len(plan), now(self.bank.device) - between
         return StepTimes(0.0, step, evaluation)
 
@@ -140,8 +143,10 @@ class GraphedRun:
         with StaticForward(self.base, self.bank, working, longest=longest, **self._layers) as forward:
             return evaluate(forward, examples, capacity=capacity)
 
-    def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
-        """Everything once before the clock runs; ``examples`` may be several batches. Raises CaptureError as ``train`` does."""
+    def time(
+        self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int, *, judges: bool = True
+    ) -> StepTimes:
+        """Everything once before the clock runs; the rest as ``PlainRun.time``. Raises CaptureError as ``train`` does."""
         device = self.bank.device
         shares = self._layers["shares"]
         plan = [split(batch, capacity, shares=shares) for batch in batched(examples, recipe)]
@@ -149,7 +154,8 @@ class GraphedRun:
         update = FlatUpdate(self.bank, recipe, steps=len(plan))
         options = {**self._layers, "longest": self._longest}
         GraphedSteps(self.base, self.bank, update, work, **options)
-        self.evaluate(examples, capacity)
+        if judges:
+            self.evaluate(examples, capacity)
         began = now(device)
         steps = GraphedSteps(self.base, self.bank, update, work, **options)
         captured = now(device)
@@ -158,7 +164,8 @@ class GraphedRun:
                 steps.micro_step(micro)
             steps.apply()
         stepped = now(device)
-        self.evaluate(examples, capacity)
+        if judges:
+            self.evaluate(examples, capacity)
         return StepTimes(
             (captured - began) / len(steps.shapes), (stepped - captured) / len(plan), now(device) - stepped
         )

@@ -277,7 +277,8 @@ class LocalExecutor:
         with open_run(alone, self.base, [spec], dropout=0.0) as run:
             capacity = self._capacity(run.bank.masters[0].numel(), 1)
             # These steps keep more of a token than compiled ones.
-            return run.time(examples, self.recipe, max(self._longest, capacity // 2)).step
+            capacity = max(self._longest, capacity // 2)
+            return run.time(examples, self.recipe, capacity, judges=False).step
 
     def _time(self, ranks: Sequence[int], examples: Sequence[TokenizedExample]) -> StepTimes:
         """Seconds of a training step and of an evaluation of the same examples."""

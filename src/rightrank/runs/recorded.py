@@ -38,6 +38,7 @@ OF_THE_MOMENT = (
     "on_progress",
 )
 """Fields of a request that do not say what is measured, or are kept elsewhere."""
+WAY = "way to run steps"
 LOADED = ("model", "dataset", "eval_data", "tokenizer")
 """Fields that may hold something already in memory."""
 
@@ -150,9 +151,10 @@ def told(table: LossTable) -> list[str]:
 
 
 def mixed_origins(table: LossTable) -> list[str]:
-    """One sentence where parts of a run were measured on another device or with other versions; none where all were on one."""
+    """One sentence where parts of a run were measured on another device, with other versions or otherwise; none where all were alike."""
     origins = [origin for origin in table.origins if origin]
     changed = sorted(set().union(*(differing(origins[0], origin) for origin in origins)))
+    changed = [WAY if name == "path" else name for name in changed]
     if not changed:
         return []
     return [
@@ -161,10 +163,16 @@ def mixed_origins(table: LossTable) -> list[str]:
 
 
 def differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of device and versions is not the same; Python's own version does not count."""
+    """What of device, path (how steps ran, where both say so) and versions is not the same; Python's own version does not count."""
     names = ["device"] if then.get("device") != now.get("device") else []
+    names += ["path"] if "path" in then and "path" in now and _way(then) != _way(now) else []
     one, other = then.get("versions", {}), now.get("versions", {})
     return names + sorted(n for n in {*one, *other} - {"python"} if one.get(n) != other.get(n))
+
+
+def _way(about: Mapping[str, Any]) -> str:
+    """How steps ran, without why not faster: figures in that differ from one time to the next."""
+    return str(about["path"]).split(" (")[0].split(";")[0]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -151,9 +151,11 @@ def _plain(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed_surroundings(then: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
-    """Device and versions that are others now: they may change last digits."""
+    """Device, versions and the way to run steps that are others now: they may change last digits."""
     places = {
-        name: (then, now) if name == "device" else (then.get("versions", {}), now.get("versions", {}))
+        name: (then, now)
+        if name in ("device", "path")
+        else (then.get("versions", {}), now.get("versions", {}))
         for name in differing(then, now)
     }
     return [
