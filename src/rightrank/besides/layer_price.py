@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 from rightrank.bank.module_kinds import WORDS, Kind
 from rightrank.errors import BudgetError
 from rightrank.probe.budget import affordable_plan
-from rightrank.probe.plan import least_examples, stage_seconds
+from rightrank.probe.plan import SLACK, least_examples, stage_seconds
 from rightrank.recommendation_html import minutes
 from rightrank.stats.paired import FEWEST_EXAMPLES
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from rightrank.probe.plan import Job, Plan, Speed
 
 BUDGET_SHARE = 0.5
-"""Most of the budget that attention, MLP and all layers are compared for. Chosen: the rank is asked for first, and gets as much."""
+"""Of the budget, for comparing layers, even where the plan would use it. Chosen: the rank is asked for first, and gets as much."""
+HEADROOM = 1.25
+"""On the budget that is named as enough: speeds are timed anew, and differ. Assumed."""
 RUNS = 9
 """Attention alone, the MLP alone and all layers, each at three learning rates; of all layers some are trained anyway."""
 
@@ -56,17 +59,17 @@ def plan_with_layers(
     *,
     named: bool,
 ) -> tuple[Plan, LayersPlan]:
-    """The plan with time left for comparing layers, on as many rows as half the budget pays for, at most the plan's own.
+    """The plan with time left for comparing layers, on as many rows as half the budget pays for, or what the plan alone would leave of it.
 
-    Where nobody set a budget, it grows by what the comparison takes, up to as much again. Raises as ``affordable_plan`` does for the
-    plan alone.
+    At most the plan's own rows. Where nobody set a budget, it grows by what the comparison takes, up to as much again. Raises as
+    ``affordable_plan`` does for the plan alone.
     """
     alone = affordable_plan(job, speed, ranks, budget_seconds, spent_seconds)
     if alone.score < FEWEST_EXAMPLES:
         return alone, LayersPlan(line="--layers measures nothing: too few held-out rows score.", named=named)
     most = alone.budget_seconds - spent_seconds
     if budget_seconds is not None:
-        most *= BUDGET_SHARE
+        most = max(BUDGET_SHARE * most, (1 - SLACK) * budget_seconds - alone.planned_seconds)
     rows, least = alone.final_examples, least_examples(job)
     while rows >= least:
         seconds = _seconds(job, speed, ranks, rows, alone)
@@ -76,7 +79,7 @@ def plan_with_layers(
             return plan, LayersPlan(rows, seconds, _line(rows, seconds, job), named)
         rows //= 2
     needed = spent_seconds + _seconds(job, speed, ranks, least, alone) / BUDGET_SHARE
-    budget = max(1, round(max(needed, 1.1 * alone.budget_seconds) / 60 + 0.5))
+    budget = math.ceil(max(HEADROOM * needed, 1.1 * alone.budget_seconds) / 60)
     line = (
         f"--layers measures nothing: the time does not pay for runs of enough steps; try --budget {budget}."
     )
