@@ -55,8 +55,8 @@ def test_the_block_reads_as_designed():
         "Keep all linear layers, or adapt up_proj, down_proj alone with r=25, alpha=40,",
         "lr 1e-3.",
         "Gain lost: of what all layers gain on these 200 held-out rows, which chose no",
-        "learning rate; one run each, so the intervals count rows, not seeds. MLP alone",
-        "does best at the end of the learning rates tried, and may do better beyond.",
+        "learning rate; one run each, so the intervals count rows, not seeds. Best at the",
+        "end of the learning rates tried, and perhaps better beyond: MLP alone.",
     ]
     assert all(len(line) <= 80 for line in lines)
     assert not besides.layers_title(sample("SETTLED"))

@@ -236,10 +236,13 @@ def layers_basis(recommendation: Recommendation) -> str:
         "one run each, so the intervals count rows, not seeds."
     )
     ends = [f"{_LAYERS[one.layers]} alone" for one in found.alone if one.at_the_end]
+    if found.learning_rate in (min(found.learning_rates), max(found.learning_rates)):
+        ends.append("all layers")
     if not ends:
         return text
-    does = "does" if len(ends) == 1 else "do"
-    return f"{text} {' and '.join(ends)} {does} best at the end of the learning rates tried, and may do better beyond."
+    return (
+        f"{text} Best at the end of the learning rates tried, and perhaps better beyond: {', '.join(ends)}."
+    )
 
 
 def _percent_interval(change: Change) -> str:
