@@ -14,6 +14,8 @@ import numpy as np
 
 from rightrank.answer import make_recommendation, measured_points, next_steps
 from rightrank.besides.cuts import Cuts, CutSubject, measure_cuts, no_cuts
+from rightrank.besides.layer_runs import LayersSubject
+from rightrank.besides.layers import LayersFound, measure_layers, trained_before
 from rightrank.besides.measuring import Besides, measure_besides
 from rightrank.errors import BudgetError, ConfigurationError
 from rightrank.finishing import finish
@@ -46,7 +48,9 @@ def measure(prepared: Prepared) -> Recommendation:
     ):
         table = LossTable(directory, *_record(prepared))
         # What earlier parts of the run took counts: the budget is the whole run's.
-        prepared = replace(prepared, directory=directory, started=prepared.started - table.seconds)
+        before = trained_before(directory)
+        spent = table.seconds + (0.0 if before is None else before.seconds)
+        prepared = replace(prepared, directory=directory, started=prepared.started - spent)
         for line in told(table):
             request.on_text(line)
         try:
@@ -118,6 +122,8 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             interrupted=outcome.stopped == "interrupted",
         )
     stopped = outcome.stopped == "interrupted" or besides.interrupted
+    layers = _layers(prepared, table, decision, interrupted=stopped)
+    stopped = stopped or layers.interrupted
     cuts = no_cuts(table.directory) if stopped else _cuts(prepared, table, decision)
     mean_tokens = float(np.mean([len(e.token_ids_T) for e in data.train]))
     one_run = mean_tokens * data.train_rows
@@ -134,7 +140,11 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             prepared.executor.peak_gib(),
             planned_seconds=prepared.plan.planned_seconds + prepared.cutting.seconds,
             took_seconds=time.monotonic() - prepared.started,
-            runs=runs_spent(table, judges, one_run * request.recipe.epochs),
+            runs=sum(
+                runs_spent(one, judges, one_run * request.recipe.epochs)
+                for one in (table, layers.table)
+                if one is not None
+            ),
             resolvable=decision.resolvable_difference_percent,
         ),
         provenance=provenance(
@@ -153,6 +163,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             *data.notes,
             *prepared.executor.notes,
             *besides.notes,
+            *layers.notes,
             *cuts.notes,
             *mixed_origins(table),
             *_missed(prepared.plan, table),
@@ -163,11 +174,33 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
         own_measure=besides.own_measure,
         forgetting=besides.forgetting,
         cuts=cuts.cuts,
+        layers=layers.compared,
         recipe_from=request.recipe_from,
     )
     answer.save(table.directory)
     keep_adapter(table, answer)
     return answer
+
+
+def _layers(prepared: Prepared, table: LossTable, decision: Decision, *, interrupted: bool) -> LayersFound:
+    """Attention alone and the MLP alone, before cuts, whose time is left to them."""
+    judges = [*prepared.executor.decide, *prepared.executor.score]
+    budget = prepared.plan.budget_seconds
+    subject = LayersSubject(
+        table,
+        decision,
+        prepared.executor,
+        prepared.executor.targets,
+        prepared.job,
+        prepared.speed,
+        tokens_E=np.array([e.trained_tokens for e in judges]),
+        scores_E=np.arange(len(judges)) >= len(prepared.executor.decide),
+        deadline=prepared.started + budget - prepared.cutting.seconds,
+        budget_seconds=budget,
+        max_rank=prepared.request.max_rank,
+        on_progress=prepared.request.on_progress,
+    )
+    return measure_layers(prepared.layers, subject, interrupted=interrupted)
 
 
 def _cuts(prepared: Prepared, table: LossTable, decision: Decision) -> Cuts:

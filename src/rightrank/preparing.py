@@ -10,6 +10,7 @@ import numpy as np
 
 from rightrank.besides.asked import Asked, Model, ask, price
 from rightrank.besides.cut_price import CutsPlan, plan_cuts
+from rightrank.besides.layer_price import LayersPlan, not_comparable, plan_with_layers, within
 from rightrank.finishing import price_line
 from rightrank.fitting import (
     enough_memory,
@@ -63,6 +64,8 @@ class Prepared:
     """What is measured besides the loss."""
     cutting: CutsPlan
     """What is measured of cuts, without being asked for."""
+    layers: LayersPlan
+    """What is measured of attention and MLP alone."""
 
     @property
     def on_one_device(self) -> bool:
@@ -72,7 +75,7 @@ class Prepared:
     @property
     def reserve_seconds(self) -> float:
         """Of the budget, for what is measured after the runs."""
-        return self.asked.reserve_seconds + self.cutting.seconds
+        return self.asked.reserve_seconds + self.cutting.seconds + self.layers.seconds
 
     @property
     def model(self) -> Model:
@@ -145,7 +148,6 @@ def _plan(
     asked: Asked,
 ) -> Prepared:
     from rightrank.bank.memory import GIB
-    from rightrank.probe.budget import affordable_plan
     from rightrank.probe.plan import Job, final_ranks
     from rightrank.probe.plan_words import plan_lines
 
@@ -171,10 +173,12 @@ def _plan(
     speed = executor.measure_speed(small=min(ranks), large=max(ranks))
     if asked.anything:
         asked = price(asked, request, _model(executor, memory), job, speed, ranks)
-    budget = None if request.budget_minutes is None else request.budget_minutes * 60
-    plan = affordable_plan(job, speed, ranks, budget, time.monotonic() - started + asked.reserve_seconds)
+    plan, layers = _plans(
+        request, workers.facts, job, speed, ranks, time.monotonic() - started + asked.reserve_seconds
+    )
     if request.resume:
         plan = continued(plan, directory, ranks, new_budget=request.budget_minutes is not None)
+        layers = within(layers, plan)
     executor.judge_by(data.decide[: plan.decide], data.score[: plan.score])
     batch_tokens = int(request.recipe.batch_size * np.mean([len(e.token_ids_T) for e in data.train]))
     at_once = sorted(final_ranks(plan), reverse=True)[: speed.together]
@@ -184,6 +188,8 @@ def _plan(
     peak = max(min(foreseen, card), executor.peak_gib())
     for line in plan_lines(plan, job, peak, card):
         request.on_text(line)
+    if layers.line:
+        request.on_text(layers.line)
     cutting = plan_cuts(plan, job, speed, ranks, several_devices=not _is_local(executor))
     if cutting.line:
         request.on_text(cutting.line)
@@ -205,7 +211,22 @@ def _plan(
         widest,
         asked,
         cutting,
+        layers,
     )
+
+
+def _plans(
+    request: Request, base: BaseFacts, job: Job, speed: Speed, ranks: Sequence[int], spent_seconds: float
+) -> tuple[Plan, LayersPlan]:
+    """The plan, and what of it is for ``--layers``."""
+    from rightrank.probe.budget import affordable_plan
+
+    budget = None if request.budget_minutes is None else request.budget_minutes * 60
+    named = request.target_modules is not None
+    if request.layers and (why := not_comparable(base.targets, named=named)) is None:
+        return plan_with_layers(job, speed, ranks, budget, spent_seconds, named=named)
+    plan = affordable_plan(job, speed, ranks, budget, spent_seconds)
+    return plan, LayersPlan(line=why, named=named) if request.layers and why else LayersPlan()
 
 
 def _is_local(executor: LocalExecutor | Fleet) -> bool:

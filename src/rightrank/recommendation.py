@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rightrank.besides.results import (  # noqa: TC001  (pydantic resolves them at run time)
     CutsOfRun,
     Forgetting,
+    LayersCompared,
     OwnMeasure,
 )
 from rightrank.circumstances import (
@@ -189,6 +190,8 @@ class Recommendation:
     """What training takes from the model's old skills, where that was asked for."""
     cuts: CutsOfRun | None = None
     """Cuts of the adapter of the largest rank, where that was trained on all the rows and time allowed it."""
+    layers: LayersCompared | None = None
+    """Attention alone and the MLP alone against all layers, where that was asked for."""
     recipe_from: str | None = None
     """The config that the recipe was read from, and whose it is: ``axolotl.yml (Axolotl)``; None where there was none."""
     finished: Finished | None = None

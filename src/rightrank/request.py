@@ -74,6 +74,8 @@ class Request:
     """A command of the person's own, without a shell: given an adapter's directory, it prints one number, higher is better."""
     keep: Any = None
     """Rows of what the model should still be able to do; the loss on them is measured before and after."""
+    layers: bool = False
+    """Whether attention alone and the MLP alone are compared with all layers, at the answer's size."""
     report_to: str | Sequence[str] | None = None
     """Trackers that hear of every run, as transformers names them: wandb, tensorboard, trackio, all, none."""
     show_stderr: bool = False

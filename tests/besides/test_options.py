@@ -1,4 +1,4 @@
-"""``--metric``, ``--keep`` and ``--report-to`` as typed reach what measures."""
+"""``--metric``, ``--keep``, ``--layers`` and ``--report-to`` as typed reach what measures."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def test_options_reach_the_request_and_the_command_to_run_again(
         "python 'my eval.py' --n 5",
         "--keep",
         "old.jsonl",
+        "--layers",
         "--report-to",
         "wandb",
     ]
@@ -54,5 +55,6 @@ def test_options_reach_the_request_and_the_command_to_run_again(
         "old.jsonl",
         "wandb",
     )
+    assert request.layers is True
     assert request.show_stderr is False
     assert shlex.split(request.command) == ["rightrank", *typed]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from torch import nn
-
 from rightrank.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from torch import nn
 
     from rightrank.bank.targets import Target
     from rightrank.recipe import Layers
@@ -30,6 +30,8 @@ def kind_of(modules: Mapping[str, nn.Module], name: str) -> Kind | None:
     layer, whatever they are called (OPT's bare ``fc1``, experts). Neither (None): what lies outside decoder layers, and mixers of
     positions that are no attention, known by their convolution (Mamba, LFM2).
     """
+    from torch import nn
+
     parts = name.split(".")
     around = [".".join(parts[:i]) for i in range(1, len(parts))]
     items = (i for i, path in enumerate(around) if i and isinstance(modules[around[i - 1]], nn.ModuleList))

@@ -107,7 +107,16 @@ def chosen(targets: Sequence[Target], modules: Sequence[str] | None) -> tuple[Ta
     if absent is not None:
         known = sorted({target.suffix for target in targets})
         raise ModelError(f"The model has no linear layer named {quoted(absent)}.", f"It has {listed(known)}.")
-    kept = [target for target in targets if any(named(target, module) for module in modules)]
+    return _without_others([t for t in targets if any(named(t, module) for module in modules)], targets)
+
+
+def of_kind(targets: Sequence[Target], kind: Kind) -> tuple[Target, ...]:
+    """The targets that are part of attention, or of the MLP."""
+    return _without_others([target for target in targets if target.kind == kind], targets)
+
+
+def _without_others(kept: Sequence[Target], targets: Sequence[Target]) -> tuple[Target, ...]:
+    """``kept`` of ``targets``, which know where the last part of their names finds any of the others."""
     names = {target.name for target in kept}
     others = {target.suffix for target in targets if target.name not in names}
     return tuple(replace(t, shares_suffix=t.shares_suffix or t.suffix in others) for t in kept)

@@ -10,8 +10,10 @@ Role = Literal["chosen", "best", "smallest", "yours", "rival"]
 OwnVerdict = Literal["agrees", "disagrees", "may be chance", "no gain", "not measured"]
 CUT_FOLDER = "cut_adapter"
 """In a run directory: the cut that is better than the adapter kept beside it."""
+LAYERS_FOLDER = "layers"
+"""In a run directory: what was measured of adapters on some layers alone."""
 CutRivalVerdict = Literal["better", "as good", "worse", "cannot tell"]
-"""Of a cut against the recommended adapter."""
+"""Of a cut against the recommended adapter, and of some layers alone against all."""
 
 
 @dataclass(frozen=True)
@@ -126,3 +128,46 @@ class CutsOfRun:
     sentence: str
     kept: int | None = None
     """Rank of the cut that is surely better than the recommended adapter and lies beside it in ``CUT_FOLDER``; None: there is none."""
+
+
+@dataclass(frozen=True)
+class LayersAlone:
+    """Adapters on attention alone or on the MLP alone, at the rank whose size is that of adapters on all layers."""
+
+    layers: Literal["attention", "mlp"]
+    rank: int
+    alpha: float
+    learning_rate: float
+    """The best of ``learning_rates`` by the rows that decide."""
+    learning_rates: tuple[float, ...]
+    parameters: int
+    modules: tuple[str, ...]
+    """Names as PEFT's ``target_modules`` takes them."""
+    loss: float
+    """Held-out nats a token, on the rows that score."""
+    gain_lost: Change
+    """Percent of what all layers gain over the base model, with its 95 % interval over rows, paired."""
+    verdict: CutRivalVerdict
+    at_the_end: bool
+    """Its best learning rate is the lowest or the highest tried, so that another may be better."""
+
+
+@dataclass(frozen=True)
+class LayersCompared:
+    """Whether attention alone or the MLP alone does as well as all layers with as many parameters."""
+
+    rank: int
+    """Of adapters on all layers: the recommended one."""
+    alpha: float
+    learning_rate: float
+    learning_rates: tuple[float, ...]
+    parameters: int
+    loss: float
+    examples: int
+    """Training rows of every run here."""
+    of_examples: int
+    score: int
+    """Held-out rows that the figures are of."""
+    alone: tuple[LayersAlone, ...]
+    sentence: str
+    """What they lose, and what to do."""

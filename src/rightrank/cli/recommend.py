@@ -69,6 +69,9 @@ def recommend(
     keep: Annotated[
         str | None, typer.Option(metavar="ROWS", help="Old skills: what does training take from them?")
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also: do attention or MLP alone do as well as all layers?")
+    ] = False,
     finish: Annotated[
         bool, typer.Option("--finish", help="Then train the winner on all rows; keep the adapter.")
     ] = False,
@@ -138,6 +141,7 @@ def recommend(
         "eval_data": eval_data,
         "metric": metric,
         "keep": keep,
+        "layers": layers,
         "report_to": report_to or (),
         "show_stderr": debug,
         "data_config": data_config,

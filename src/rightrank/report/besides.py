@@ -20,6 +20,7 @@ _ROLES = {
     "yours": "yours",
     "rival": "best of the other ranks",
 }
+_LAYERS = {"attention": "attention", "mlp": "MLP"}
 FORGETTING_NOTE = (
     "Loss lost: how much more nats a token than untrained; below zero: better than before. One run each, so the intervals count rows, "
     "not seeds."
@@ -57,6 +58,18 @@ class CutRow:
 
     label: str
     kept: bool
+    loss: str
+    gain_lost: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class LayersRow:
+    """Adapters on all layers, or on some alone, as text."""
+
+    label: str
+    learning_rate: str
+    chosen: bool
     loss: str
     gain_lost: str
     verdict: str
@@ -174,6 +187,62 @@ def cut_basis(recommendation: Recommendation) -> str:
     if all(cut.scored for cut in cuts.cuts):
         return text
     return f"{text} ~ Left behind early, by the rows that choose."
+
+
+def layers_title(recommendation: Recommendation) -> str:
+    """What was compared, and on how many rows it was trained."""
+    found = recommendation.layers
+    if found is None:
+        return ""
+    rows = wording.count(found.examples, "row")
+    if found.examples < found.of_examples:
+        rows = f"{found.examples:,} of {found.of_examples:,} rows"
+    return (
+        f"Which layers, at the same size (about {found.parameters:,} parameters): each at the best of its "
+        f"learning rates, trained on {rows}"
+    )
+
+
+def layers_rows(recommendation: Recommendation) -> tuple[LayersRow, ...]:
+    """All layers, then attention and MLP alone."""
+    found = recommendation.layers
+    if found is None:
+        return ()
+    rate = wording.learning_rate(found.learning_rate)
+    every = LayersRow(f"all layers r={found.rank}", rate, True, wording.loss(found.loss), "", "")
+    return (
+        every,
+        *(
+            LayersRow(
+                label=f"{_LAYERS[one.layers]} r={one.rank}",
+                learning_rate=wording.learning_rate(one.learning_rate),
+                chosen=False,
+                loss=wording.loss(one.loss),
+                gain_lost=_percent_interval(one.gain_lost),
+                verdict=one.verdict,
+            )
+            for one in found.alone
+        ),
+    )
+
+
+def layers_basis(recommendation: Recommendation) -> str:
+    """What the figures rest on."""
+    found = recommendation.layers
+    if found is None:
+        return ""
+    text = (
+        f"Gain lost: of what all layers gain on these {found.score:,} held-out rows, which chose no learning rate; "
+        "one run each, so the intervals count rows, not seeds."
+    )
+    ends = [f"{_LAYERS[one.layers]} alone" for one in found.alone if one.at_the_end]
+    if found.learning_rate in (min(found.learning_rates), max(found.learning_rates)):
+        ends.append("all layers")
+    if not ends:
+        return text
+    return (
+        f"{text} Best at the end of the learning rates tried, and perhaps better beyond: {', '.join(ends)}."
+    )
 
 
 def _percent_interval(change: Change) -> str:

@@ -163,7 +163,28 @@ def _besides(recommendation: Recommendation, console: Console) -> None:
             )
             console.print(Text(line, style="bold" if row.chosen else ""), soft_wrap=True)
         say(console, besides.FORGETTING_NOTE, "dim")
+    _layers(recommendation, console)
     _cuts(recommendation, console)
+
+
+def _layers(recommendation: Recommendation, console: Console) -> None:
+    """Attention alone and the MLP alone against all layers."""
+    found = recommendation.layers
+    if found is None:
+        return
+    console.print()
+    say(console, besides.layers_title(recommendation))
+    head = f"{'':{_LABEL_WIDTH}}{'loss':>7}  {' gain lost [95 %]':<21}  against all"
+    console.print(Text(head, style="dim"), soft_wrap=True)
+    for row in besides.layers_rows(recommendation):
+        value, bracket, interval = row.gain_lost.partition(" [")
+        label = f"{row.label} lr {row.learning_rate}"
+        line = (
+            f" {label:<27} {row.loss:>7}  {value:>6}{bracket}{interval:<{15 - len(bracket)}}  {row.verdict}"
+        )
+        console.print(Text(line.rstrip(), style="bold" if row.chosen else ""), soft_wrap=True)
+    say(console, found.sentence)
+    say(console, besides.layers_basis(recommendation), "dim")
 
 
 def _cuts(recommendation: Recommendation, console: Console) -> None:

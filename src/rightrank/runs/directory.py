@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightrank.besides.results import CUT_FOLDER
+from rightrank.besides.results import CUT_FOLDER, LAYERS_FOLDER
 from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.runs.durable import DRAFT, DamagedError, file_digest, read_json, synchronise, write_json
@@ -42,6 +42,7 @@ FOLDERS = (
     "adapters.old",
     "adapter",
     CUT_FOLDER,
+    LAYERS_FOLDER,
     "finished_adapter",
     "trl_rows",
     "chat_rows",

@@ -28,6 +28,7 @@ OF_THE_MOMENT = (
     "finish",
     "metric",
     "keep",
+    "layers",
     "report_to",
     "show_stderr",
     "out",

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from rightrank.besides.results import CUT_FOLDER
+from rightrank.besides.results import CUT_FOLDER, LAYERS_FOLDER
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.recommendation_html import clean, number
 from rightrank.runs.history import ANSWER, is_run, read_answer, read_run
@@ -25,6 +25,7 @@ FOLDERS = (
     "adapters.old",
     "adapter",
     CUT_FOLDER,
+    LAYERS_FOLDER,
     "cutting",
     "finished_adapter",
     "finishing",

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rightrank.besides.layers import trained_before
+from rightrank.besides.results import LAYERS_FOLDER
 from rightrank.errors import ConfigurationError, DataError
 from rightrank.preparing import prepare
 from rightrank.probe.loss_table import LossTable, run_record
@@ -87,8 +89,19 @@ def verify(
         seconds=seconds,
         seconds_then=table.results[place[0]].seconds,
         differences=(*fixed, *_changed_surroundings(then, now)),
-        damaged=(*damaged, *table.damaged, *damaged_adapter(table.directory)),
+        damaged=(
+            *damaged,
+            *table.damaged,
+            *_damaged_layers(table.directory),
+            *damaged_adapter(table.directory),
+        ),
     )
+
+
+def _damaged_layers(directory: Path) -> list[str]:
+    """Files of what ``--layers`` trained that are not what was written."""
+    found = trained_before(directory)
+    return [] if found is None else [f"{LAYERS_FOLDER}/{damage}" for damage in found.damaged]
 
 
 def _answer_of(table: LossTable) -> tuple[Recommendation | None, list[str]]:
