@@ -16,6 +16,7 @@ from rightrank.probe.plan import (
     FEW,
     FEWEST_HELD_OUT,
     LEAST_STEPS,
+    LEAST_STEPS_OF_ALL,
     Job,
     Plan,
     Speed,
@@ -92,6 +93,23 @@ def test_starved_means_fewer_than_35_steps_though_the_data_have_more(job, speed,
     assert plan.starved == (final < LEAST_STEPS and final < everything)
     if not plan.starved and plan.final_examples < job.examples:
         assert final >= min(LEAST_STEPS, everything)
+
+
+@given(jobs, speeds, rank_lists, runs)
+def test_no_run_is_planned_that_is_only_warm_up(job, speed, ranks, runs):
+    plan = planned(job, speed, ranks, runs)
+    assume(plan is not None)
+    steps = job.recipe.steps(plan.scout_examples)
+    assert steps >= min(LEAST_STEPS_OF_ALL, job.recipe.steps(job.examples) // 2)
+
+
+def test_a_budget_that_pays_for_one_step_is_refused():
+    """160 rows of one epoch, batch 8: it took scouts of 5 rows, one step at a learning rate of zero."""
+    job = job_of(160, Recipe().given(epochs=1.0, batch_size=8))
+    with pytest.raises(BudgetError) as refused:
+        make_plan(job, replace(SPEED, step_seconds=10.0), CANDIDATE_RANKS, 120.0)
+    again = make_plan(job, replace(SPEED, step_seconds=10.0), CANDIDATE_RANKS, refused.value.least_seconds)
+    assert job.recipe.steps(again.scout_examples) == LEAST_STEPS_OF_ALL
 
 
 def test_starved_begins_below_35_steps():

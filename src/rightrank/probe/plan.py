@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # not come apart (published: LoRA Without Regret, 2025). How few is chosen: an eighth of 1,600 rows for three epochs has 36, and serves
 # to find the learning rate of four recorded data sets (bench/LOG.md).
 LEAST_STEPS = 35
+# With fewer the warm-up is most of it, and a run of one step trains at a learning rate of zero. Chosen.
+LEAST_STEPS_OF_ALL = 5
 # Learning rates are looked for at these ranks first, then every rank near the best gets its own. Assumed: one an octave and a half.
 SCOUT_RANKS = (8, 32, 128)
 CANDIDATE_RANKS = (4, 8, 16, 32, 64, 128)
@@ -260,9 +262,10 @@ def all_drafts(job: Job, ranks: Sequence[int]) -> list[Plan]:
             if 0 <= at < len(sizes) and (scout := _scout_size(least, sizes[at], everything, breadth)):
                 drafts.append(_draft(ranks, breadth, scout, sizes[at], starved=False))
     enough = min(LEAST_STEPS, job.recipe.steps(everything))
+    fewest = min(LEAST_STEPS_OF_ALL, job.recipe.steps(everything) // 2)
     for k in range(24):
         final = min(2 * least, everything) >> k
-        if final >= 8:
+        if final >= 8 and job.recipe.steps(final // 2) >= fewest:
             drafts.append(_draft(ranks, "lean", final // 2, final, starved=job.recipe.steps(final) < enough))
     return drafts
 
