@@ -112,6 +112,17 @@ def test_a_budget_that_pays_for_one_step_is_refused():
     assert job.recipe.steps(again.scout_examples) == LEAST_STEPS_OF_ALL
 
 
+def test_a_recipe_of_few_steps_is_told_so_before_it_pays():
+    job = job_of(160, Recipe().given(epochs=1.0, batch_size=8))
+    said = plan_lines(make_plan(job, SPEED, CANDIDATE_RANKS, 3600.0), job, 1, 8)
+    assert any("has only 20 optimiser steps" in line and "more time does not" in line for line in said)
+    usual = job_of(3000)
+    assert not any(
+        "optimiser steps" in line
+        for line in plan_lines(make_plan(usual, SPEED, CANDIDATE_RANKS, 36000.0), usual, 1, 8)
+    )
+
+
 def test_starved_begins_below_35_steps():
     """Batch 16, 3 epochs: 35 steps' worth of rows are 186, which make 36; then half of those, and so on."""
     job = job_of(1000)

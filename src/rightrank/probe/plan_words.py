@@ -25,6 +25,11 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
         f"Learning rates on {plan.scout_examples:,} training rows, then {ranks};"
         f" {plan.decide} held-out rows choose, {plan.score} others score.",
     ]
+    if (steps := job.recipe.steps(job.examples)) < LEAST_STEPS:
+        lines.append(
+            f"A run of your recipe has only {steps} optimiser steps; below {LEAST_STEPS}, warm-up and decay are most of it, and ranks can"
+            " hardly be told apart. More rows or epochs help, more time does not."
+        )
     if plan.score < FEWEST_HELD_OUT:
         return [
             *lines,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rightrank.stats.surface import Standing
 
 NOTHING_FINITE = "No run ended with a finite loss, so nothing can be compared; try lower learning rates."
-STARVED = "Some runs had fewer than 35 optimiser steps because the time allowed no more; too few to rely on."
+STARVED = "Some runs had fewer than 35 optimiser steps; too few to rely on."
 UNCLEAR_GAIN = (
     "It is not yet sure that training gains anything over the base model and over token frequencies."
 )
