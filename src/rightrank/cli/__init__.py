@@ -50,7 +50,9 @@ def _unexpected(error: Exception) -> int:
     said = getattr(error, "format_message", None)
     if said is not None:  # typer's own: an option that does not exist, a value that is none
         command = getattr(getattr(error, "ctx", None), "command_path", "rightrank")
-        _complain(f"{str(said()).rstrip('.')}. See `{command} --help`.")
+        sentence = str(said())
+        end = "" if sentence.endswith(("?", ".")) else "."
+        _complain(f"{sentence}{end} See `{command} --help`.")
         return 2
     if type(error).__name__ == "Abort":
         return _stopped()
