@@ -50,6 +50,8 @@ EVA_BATCHES, EVA_ROWS = 16, 64
 """It looks at trained tokens alone, at more of them at once than twice the rank, until its directions stand still. Rows are ours, the rest
 PEFT's default."""
 JUDGED_TOGETHER = 32
+WAITED = 1800.0
+"""Seconds for EVA's directions at most, which another process looks for."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,10 @@ def eva_directions(
     try:
         path.with_suffix(".lock").touch(exist_ok=False)
     except FileExistsError:
+        until = time.monotonic() + WAITED
         while not path.exists():
+            if time.monotonic() > until:
+                raise SystemExit(f"{path} was not found in time.") from None
             time.sleep(1)
         return load_file(path, device=str(device))
     some = [padded([rows[i] for i in chosen], device) for chosen in eva_batches(len(rows), recipe)]

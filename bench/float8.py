@@ -18,25 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from float8_linear import in_float8
 from large import random_8b, speed_of_blocks
-from speed import Work, grid_specs, matrix_rate, moved, run_bank
-
-from rightrank.bank.base_model import load_base
-from rightrank.data import prepare
-from rightrank.recipe import Recipe
+from speed import Work, grid_specs, matrix_rate, moved, run_bank, work_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CAPACITY, SMALL_CAPACITY = 16384, 640
+EXAMPLES, CAPACITY, SMALL_CAPACITY = 3200, 16384, 640
 HOW = "compiled"
-
-
-def work_on(model: str, rows: str, tiny: bool) -> Work:
-    base = load_base(model)
-    recipe = Recipe().given(epochs=1 if tiny else 3, batch_size=4 if tiny else 16)
-    data = prepare(rows, base.tokenizer, recipe, seed=0)
-    held_out = [*data.decide, *data.score][: 8 if tiny else 1000]
-    return Work(base, data.train[: 16 if tiny else 3200], held_out, recipe, tiny)
 
 
 def grids(work: Work) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -78,7 +66,7 @@ def main() -> None:
     found |= {"device": card, "torch": torch.__version__, "matrix": rate}
     parts = {
         "8b": lambda: blocks(rate, device, chosen.tiny),
-        "grid": lambda: grids(work_on(chosen.model, chosen.rows, chosen.tiny)),
+        "grid": lambda: grids(work_on(chosen.model, chosen.rows, examples=EXAMPLES, tiny=chosen.tiny)),
     }
     for part in chosen.parts.split(","):
         found[part] = {}

@@ -71,6 +71,15 @@ class Work:
         return self.recipe.steps(len(self.train))
 
 
+def work_on(model: str, rows: str, *, examples: int, tiny: bool) -> Work:
+    """nl2bash's recipe over the first ``examples`` training rows, judged by 1,000 held-out ones."""
+    base = load_base(model)
+    recipe = Recipe().given(epochs=1 if tiny else 3, batch_size=4 if tiny else 16)
+    data = prepare(rows, base.tokenizer, recipe, seed=0)
+    held_out = [*data.decide, *data.score][: 8 if tiny else 1000]
+    return Work(base, data.train[: 16 if tiny else examples], held_out, recipe, tiny)
+
+
 def grid_specs() -> list[AdapterSpec]:
     return [AdapterSpec(rank, alpha_for(rank), rate) for rate in RATES for rank in RANKS]
 
@@ -242,13 +251,8 @@ def main() -> None:
 
     @cache
     def work() -> Work:
-        base = load_base(chosen.model)
-        recipe = Recipe().given(epochs=1 if chosen.tiny else 3, batch_size=4 if chosen.tiny else 16)
-        data = prepare(str(chosen.rows), base.tokenizer, recipe, seed=0)
-        rows = data.train[: 16 if chosen.tiny else chosen.examples]
-        held_out = [*data.decide, *data.score][: 8 if chosen.tiny else 1000]
-        found = Work(base, rows, held_out, recipe, chosen.tiny)
-        result.update(examples=len(rows), steps=found.steps, held_out=len(held_out))
+        found = work_on(chosen.model, str(chosen.rows), examples=chosen.examples, tiny=chosen.tiny)
+        result.update(examples=len(found.train), steps=found.steps, held_out=len(found.held_out))
         return found
 
     def part(name: str, run: Callable[[], Any]) -> None:

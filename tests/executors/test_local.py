@@ -14,6 +14,7 @@ from rightrank.bank import runs
 from rightrank.bank.forward import layers_of
 from rightrank.bank.graphs import CaptureError
 from rightrank.bank.memory import measure_memory
+from rightrank.bank.runs import PlainRun
 from rightrank.bank.targets import find_targets
 from rightrank.bank.verify import Path
 from rightrank.errors import ResourceError
@@ -303,10 +304,21 @@ def test_what_a_trainer_takes_is_timed_without_what_only_we_share(monkeypatch, w
     opened: list[Path] = []
     own = local.open_run
     monkeypatch.setattr(local, "open_run", lambda path, *a, **k: opened.append(path) or own(path, *a, **k))
+    plain: list[PlainRun] = []
+
+    class Noted(PlainRun):
+        def __enter__(self):
+            plain.append(self)
+            return super().__enter__()
+
+        def evaluate(self, *_):
+            raise AssertionError("nothing is judged")
+
+    monkeypatch.setattr(local, "PlainRun", Noted)
     speed = executor.measure_speed(small=2, large=2)
     assert speed.trainer_step_seconds is not None and speed.trainer_step_seconds > 0
-    assert [path.shares for path in opened][-1] is False and opened[-1].way == "plain"
-    assert all(path.shares for path in opened[:-1])
+    assert [run._forward.shares for run in plain] == [False]
+    assert opened and all(path.shares for path in opened)
 
 
 def test_speed_is_measured_with_no_more_adapters_than_fit(monkeypatch):

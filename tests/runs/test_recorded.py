@@ -77,8 +77,9 @@ ONE = {"device": "CPU, 1 thread", "versions": {"torch": "2", "python": "3.11"}}
 
 def test_parts_that_were_measured_elsewhere_are_named() -> None:
     other = {"device": "CPU, 2 threads", "versions": {"torch": "3", "python": "3.12", "peft": "1"}}
-    assert differing(ONE, ONE) == []
-    assert differing(ONE, other) == ["device", "peft", "torch"]
+    assert differing(ONE, ONE) == {}
+    assert list(differing(ONE, other)) == ["device", "peft", "torch"]
+    assert differing(ONE, other)["peft"] == (None, "1")
     assert mixed_origins(SimpleNamespace(origins=[ONE, {}, ONE])) == []  # type: ignore[arg-type]
     assert mixed_origins(SimpleNamespace(origins=[])) == []  # type: ignore[arg-type]
     assert mixed_origins(SimpleNamespace(origins=[ONE, other, ONE])) == [  # type: ignore[arg-type]
@@ -90,8 +91,8 @@ def test_parts_that_ran_another_way_are_named() -> None:
     plain = {**ONE, "path": "packed rows, steps one by one (0.13 nats apart)"}
     alike = {**ONE, "path": "packed rows, steps one by one (0.14 nats apart)"}
     shared = {**ONE, "path": "packed rows, what all prompts begin with once"}
-    assert differing(plain, alike) == [] and differing(plain, ONE) == [], "an older one does not say"
-    assert differing(plain, shared) == ["path"]
+    assert differing(plain, alike) == {} and differing(plain, ONE) == {}, "an older one does not say"
+    assert list(differing(plain, shared)) == ["way to run steps"]
     assert mixed_origins(SimpleNamespace(origins=[plain, shared])) == [  # type: ignore[arg-type]
         "Parts of this run were measured with another way to run steps: figures may differ in their last digits."
     ]

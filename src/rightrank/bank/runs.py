@@ -143,10 +143,8 @@ class GraphedRun:
         with StaticForward(self.base, self.bank, working, longest=longest, **self._layers) as forward:
             return evaluate(forward, examples, capacity=capacity)
 
-    def time(
-        self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int, *, judges: bool = True
-    ) -> StepTimes:
-        """Everything once before the clock runs; the rest as ``PlainRun.time``. Raises CaptureError as ``train`` does."""
+    def time(self, examples: Sequence[TokenizedExample], recipe: Recipe, capacity: int) -> StepTimes:
+        """Everything once before the clock runs; ``examples`` may be several batches. Raises CaptureError as ``train`` does."""
         device = self.bank.device
         shares = self._layers["shares"]
         plan = [split(batch, capacity, shares=shares) for batch in batched(examples, recipe)]
@@ -154,8 +152,7 @@ class GraphedRun:
         update = FlatUpdate(self.bank, recipe, steps=len(plan))
         options = {**self._layers, "longest": self._longest}
         GraphedSteps(self.base, self.bank, update, work, **options)
-        if judges:
-            self.evaluate(examples, capacity)
+        self.evaluate(examples, capacity)
         began = now(device)
         steps = GraphedSteps(self.base, self.bank, update, work, **options)
         captured = now(device)
@@ -164,8 +161,7 @@ class GraphedRun:
                 steps.micro_step(micro)
             steps.apply()
         stepped = now(device)
-        if judges:
-            self.evaluate(examples, capacity)
+        self.evaluate(examples, capacity)
         return StepTimes(
             (captured - began) / len(steps.shapes), (stepped - captured) / len(plan), now(device) - stepped
         )

@@ -73,7 +73,8 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
     if any(parameter.ndim == 3 and ".experts." in name for name, parameter in decoder.named_parameters()):
         passed_by = NAMES_OF_EXPERTS
     found = []
-    for name, module in model.named_modules():
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
         if module is head or id(module) not in inside or name.rsplit(".", 1)[-1] in passed_by:
             continue
         if isinstance(module, nn.Linear):
@@ -87,8 +88,7 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
             "Name a causal language model of transformers.",
         )
     names = {target.name for target in found}
-    others = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in names}
-    modules = dict(model.named_modules())
+    others = {name.rsplit(".", 1)[-1] for name in modules if name not in names}
     return tuple(
         replace(target, shares_suffix=target.suffix in others, kind=kind_of(modules, target.name))
         for target in found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from rightrank.errors import ConfigurationError
-from rightrank.stats.cuts import CutEvidence, by_size, losing, needless, surely_as_good
+from rightrank.stats.cuts import CutEvidence, losing, needless, settled
 from rightrank.stats.paired import paired_contrast
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def race(
             alive_V = _alive(raced, alive_V, len(ends))
         elif start == 0:
             alive_V &= ~_lesser_controls(raced)
-        if surely_as_good(raced.evidence, alive_V, len(ends)) in by_size(raced.evidence, alive_V)[:1]:
+        if settled(raced.evidence, alive_V, len(ends)):
             break
     rows = max(len(raced.evidence.tokens_E), LEAST_SCORED)
     return _more(raced, alive_V, score[:rows], evaluation, on_text, scores=True)

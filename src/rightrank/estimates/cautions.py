@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rightrank.data.wording import counted
 from rightrank.probe.plan import LEAST_STEPS
+from rightrank.probe.plan_words import few_steps
 from rightrank.recipe import equivalent_learning_rate
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
         repeat = "repeats" if data.duplicates == 1 else "repeat"
         said.append(f"{counted(data.duplicates, 'row')} {repeat} another one word for word.")
     if steps < LEAST_STEPS:
-        said.append(
-            f"A run has only {counted(steps, 'optimiser step')}; below {LEAST_STEPS}, warm-up and decay are most of it"
-            " and ranks cannot be told apart."
-        )
+        said.append(few_steps(steps))
     return said
 
 

@@ -19,7 +19,7 @@ from rightrank.bank.forward import Forward
 from rightrank.bank.graphs import CaptureError
 from rightrank.bank.memory import ENOUGH_TOKENS_ON_CPU, available_bytes, peak_gib_so_far, unheld_bytes
 from rightrank.bank.peft_format import export_adapter
-from rightrank.bank.runs import open_run
+from rightrank.bank.runs import PlainRun, open_run
 from rightrank.errors import ResourceError
 from rightrank.executors.grouping import groups, spec_of
 from rightrank.executors.looking import Looking
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rightrank.bank.adapters import AdapterBank
     from rightrank.bank.base_model import BaseModel
     from rightrank.bank.memory import MemoryModel
-    from rightrank.bank.runs import GraphedRun, PlainRun, StepTimes
+    from rightrank.bank.runs import GraphedRun, StepTimes
     from rightrank.bank.verify import Path as HowItRuns
     from rightrank.data import TokenizedExample
     from rightrank.probe.loss_table import Pack
@@ -271,10 +271,10 @@ class LocalExecutor:
 
     def _plain_step_seconds(self, spec: AdapterSpec) -> float:
         """Raises torch.OutOfMemoryError."""
-        alone = replace(self.path, way="plain", shares=False)
+        layers = {"packed": self.path.packed, "recomputed": self.path.recomputed}
         batches = 1 if self.path.way == "plain" else BATCHES_TIMED
         examples = self.train_examples[: self.recipe.batch_size * batches]
-        with open_run(alone, self.base, [spec], dropout=0.0) as run:
+        with PlainRun(self.base, [spec], dropout=0.0, **layers) as run:
             capacity = self._capacity(run.bank.masters[0].numel(), 1)
             # These steps keep more of a token than compiled ones.
             capacity = max(self._longest, capacity // 2)

@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from rightrank.data.wording import counted
 from rightrank.probe.plan import FEWEST_HELD_OUT, LEAST_STEPS
 
 if TYPE_CHECKING:
     from rightrank.probe.plan import Job, Plan
+
+
+def few_steps(steps: int) -> str:
+    """What a recipe of fewer than ``LEAST_STEPS`` steps cannot tell."""
+    return (
+        f"A run of your recipe has only {counted(steps, 'optimiser step')}; below {LEAST_STEPS}, warm-up and decay are most of it, and"
+        " ranks can hardly be told apart."
+    )
 
 
 def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list[str]:
@@ -26,10 +35,7 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
         f" {plan.decide} held-out rows choose, {plan.score} others score.",
     ]
     if (steps := job.recipe.steps(job.examples)) < LEAST_STEPS:
-        lines.append(
-            f"A run of your recipe has only {steps} optimiser steps; below {LEAST_STEPS}, warm-up and decay are most of it, and ranks can"
-            " hardly be told apart. More rows or epochs help, more time does not."
-        )
+        lines.append(f"{few_steps(steps)} More rows or epochs help, more time does not.")
     if plan.score < FEWEST_HELD_OUT:
         return [
             *lines,

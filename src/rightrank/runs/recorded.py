@@ -39,7 +39,6 @@ OF_THE_MOMENT = (
     "on_progress",
 )
 """Fields of a request that do not say what is measured, or are kept elsewhere."""
-WAY = "way to run steps"
 LOADED = ("model", "dataset", "eval_data", "tokenizer")
 """Fields that may hold something already in memory."""
 
@@ -155,7 +154,6 @@ def mixed_origins(table: LossTable) -> list[str]:
     """One sentence where parts of a run were measured on another device, with other versions or otherwise; none where all were alike."""
     origins = [origin for origin in table.origins if origin]
     changed = sorted(set().union(*(differing(origins[0], origin) for origin in origins)))
-    changed = [WAY if name == "path" else name for name in changed]
     if not changed:
         return []
     return [
@@ -163,12 +161,18 @@ def mixed_origins(table: LossTable) -> list[str]:
     ]
 
 
-def differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of device, path (how steps ran, where both say so) and versions is not the same; Python's own version does not count."""
-    names = ["device"] if then.get("device") != now.get("device") else []
-    names += ["path"] if "path" in then and "path" in now and _way(then) != _way(now) else []
+def differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What of device, versions and the way to run steps (where both say it) is not the same, then and now.
+
+    Python's own version does not count.
+    """
     one, other = then.get("versions", {}), now.get("versions", {})
-    return names + sorted(n for n in {*one, *other} - {"python"} if one.get(n) != other.get(n))
+    names = sorted({*one, *other} - {"python"})
+    pairs = {"device": (then.get("device"), now.get("device"))}
+    if "path" in then and "path" in now:
+        pairs["way to run steps"] = (_way(then), _way(now))
+    pairs |= {name: (one.get(name), other.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _way(about: Mapping[str, Any]) -> str:

@@ -165,15 +165,9 @@ def _plain(content: dict[str, Any]) -> dict[str, Any]:
 
 def _changed_surroundings(then: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
     """Device, versions and the way to run steps that are others now: they may change last digits."""
-    places = {
-        name: (then, now)
-        if name in ("device", "path")
-        else (then.get("versions", {}), now.get("versions", {}))
-        for name in differing(then, now)
-    }
     return [
-        Difference(name, str(one.get(name, "none")), str(other.get(name, "none")))
-        for name, (one, other) in places.items()
+        Difference(name, str(one or "none"), str(other or "none"))
+        for name, (one, other) in differing(then, now).items()
     ]
 
 

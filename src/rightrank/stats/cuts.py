@@ -136,6 +136,12 @@ def surely_as_good(evidence: CutEvidence, alive_V: Bool[np.ndarray, " V"], looks
     return None
 
 
+def settled(evidence: CutEvidence, alive_V: Bool[np.ndarray, " V"], looks: int) -> bool:
+    """Whether the smallest candidate that is ``alive`` is ``surely_as_good``: more rows would change nothing."""
+    enough = surely_as_good(evidence, alive_V, looks)
+    return enough is not None and enough == by_size(evidence, alive_V)[0]
+
+
 def needless(evidence: CutEvidence, alive_V: Bool[np.ndarray, " V"], looks: int) -> Bool[np.ndarray, " V"]:
     """Which of the candidates that are ``alive`` come after one that is ``surely_as_good``, so that they will not be chosen.
 
@@ -162,11 +168,11 @@ def decide_cut(evidence: CutEvidence, *, seed: int = 0, replicates: int = REPLIC
     """What the versions' losses say. Raises ValueError where no candidate was evaluated on every example."""
     score_E = evidence.scores_E
     whole_V = np.isfinite(evidence.loss_VE).all(1)
-    able = np.flatnonzero(whole_V & evidence.candidate_V)
-    if not len(able):
+    able = by_size(evidence, whole_V)
+    if not able:
         raise ValueError("no candidate was evaluated on every example")
     decide_V = evidence.loss_VE[:, ~score_E].sum(1)
-    best = int(min(able, key=lambda v: (decide_V[v], evidence.parameters_V[v])))
+    best = min(able, key=lambda v: float(decide_V[v]))
     judged = np.flatnonzero(whole_V)
     tokens_E = evidence.tokens_E[score_E].astype(float)
     counts_BE = resample_counts(np.random.default_rng(seed), replicates, len(tokens_E))
@@ -179,7 +185,7 @@ def decide_cut(evidence: CutEvidence, *, seed: int = 0, replicates: int = REPLIC
         float(value_K[-1] - value_K[place[best]]), deviation_BK[:, -1] - deviation_BK[:, place[best]]
     )
     certain = gain.low > 0
-    lost = _gain_lost(value_K, deviation_BK, place[best], [place[int(v)] for v in able])
+    lost = _gain_lost(value_K, deviation_BK, place[best], [place[v] for v in able])
     worse_V = _less_accurate(evidence, judged, best)
     versions = [
         _judged(evidence, v, place[v], best, value_K, deviation_BK, lost if certain else None, worse_V[v])
@@ -292,25 +298,24 @@ def _status(
     versions: list[VersionResult],
     gain: Estimate,
     certain: bool,
-    able: Int[np.ndarray, " K"],
+    able: list[int],
     base_loss: float,
 ) -> tuple[CutStatus, int]:
-    """The first of NO_GAIN, UNDECIDED, FLAT, SETTLED that applies, and the version to use."""
-    ordered = sorted((int(v) for v in able), key=lambda v: int(evidence.parameters_V[v]))
+    """The first of NO_GAIN, UNDECIDED, FLAT, SETTLED that applies, and the version to use. ``able``: candidates ``by_size``."""
     enough = int(evidence.scores_E.sum()) >= FEWEST_EXAMPLES
     share = LARGE_GAIN if gain.value <= 0 else RELEVANT_GAIN
     if enough and not certain and gain.high < share * base_loss:
-        return "NO_GAIN", ordered[0]
+        return "NO_GAIN", able[0]
 
     def bound(v: int) -> float:
         lost = versions[v].gain_lost
         return math.inf if lost is None else lost.high
 
-    accurate = [v for v in ordered if versions[v].verdict != "worse"] or ordered
+    accurate = [v for v in able if versions[v].verdict != "worse"] or able
     lowest = min(bound(v) for v in accurate)
     near = (v for v in accurate if bound(v) <= lowest + 0.1 * GAIN_SHARE_PERCENT)
     # Where nothing bounds what a cut loses, none is safe: the whole adapter, the first of the largest, stays as it is.
-    largest = max(ordered, key=lambda v: int(evidence.parameters_V[v]))
+    largest = max(able, key=lambda v: int(evidence.parameters_V[v]))
     safe = largest if math.isinf(lowest) else next(near)
     equivalent = [v for v in accurate if bound(v) <= GAIN_SHARE_PERCENT]
     if not (enough and certain and equivalent):
