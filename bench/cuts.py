@@ -8,9 +8,10 @@
 adapters: the first point alone, so that its time is one run's, the others together. ``cut`` takes each of the largest rank apart and
 evaluates, on the rows that only score: uniform cuts, three allocations of as many numbers, the whole adapter and the cuts scaled down,
 and what ``rightrank cut`` itself would choose by the rows that decide, and how long it takes. ``time`` asks for that alone, beside a
-plain PEFT loop on the same rows (``peft_loop.py``); only what the races need is trained. ``show`` prints gains lost against the best of
-everything trained, paired, with 95 % intervals, and writes them as a small table. Runs on a GPU or a CPU; after ``--minutes`` nothing
-more is begun, and what is finished is not measured again. ``show`` needs neither torch nor the model.
+plain PEFT loop on the same rows (``peft_loop.py``), the survey of the base included; only what the races need is trained. ``show``
+prints gains lost against the best of everything trained, paired, with 95 % intervals, and writes them as a small table. Runs on a GPU
+or a CPU; after ``--minutes`` nothing more is begun, and what is finished is not measured again. ``show`` needs neither torch nor the
+model.
 """
 
 from __future__ import annotations
@@ -145,8 +146,10 @@ def one_adapter(
 ) -> bool:
     """Whether it was done in time."""
     from rightrank.bank.cut_evaluation import CutEvaluation
+    from rightrank.bank.verify import worth_sharing
     from rightrank.cuts.answer import opened
     from rightrank.cuts.race import race, versions_of
+    from rightrank.executors.survey import survey_to_judge
     from rightrank.stats.cuts import decide_cut
 
     path = Path(args.out) / f"cuts_{place.parent.name}_{place.name}.json"
@@ -158,7 +161,12 @@ def one_adapter(
     kept.setdefault("svd_seconds", time.monotonic() - started)
     decide, score = prepared.executor.decide, prepared.executor.score
     longest = max(len(e.token_ids_T) for e in (*decide, *score))
-    evaluation = CutEvaluation(base, updates, prepared.memory, prepared.path, longest)
+    started, recipe = time.monotonic(), prepared.request.recipe
+    few, shares = list(decide[:3]), worth_sharing(decide, recipe)
+    seen = survey_to_judge(base, few, recipe, longest, shares=shares)
+    kept.setdefault("survey_seconds", time.monotonic() - started)
+    kept.setdefault("path", seen.path.words)
+    evaluation = CutEvaluation(base, updates, seen.memory, seen.path, longest)
     losses = kept.setdefault("loss_on_score", {})
     wanted = {} if args.what == "time" else versions(updates)
     for label, one in wanted.items():
@@ -244,7 +252,9 @@ def show(args: argparse.Namespace) -> None:
             if "share_of_a_run" in race:
                 print(f"  {race['share_of_a_run']:.0f} % of one run here")
             if "share_of_a_peft_run" in race:
-                print(f"  taken apart and raced in {race['share_of_a_peft_run']:.1f} % of a plain PEFT run")
+                print(
+                    f"  taken apart, surveyed and raced in {race['share_of_a_peft_run']:.1f} % of a plain PEFT run"
+                )
         print_lines(one["versions"])
 
 
@@ -294,10 +304,10 @@ def summary(out: Path) -> dict[str, Any]:
             if seconds:
                 race["share_of_a_run"] = 100 * race["seconds"] / seconds
             if peft:
-                race["share_of_a_peft_run"] = 100 * (kept["svd_seconds"] + race["seconds"]) / peft["seconds"]
-        cuts.append(
-            {"name": kept["name"], "svd_seconds": kept["svd_seconds"], "race": race, "versions": versions}
-        )
+                took = kept["svd_seconds"] + kept.get("survey_seconds", 0.0) + race["seconds"]
+                race["share_of_a_peft_run"] = 100 * took / peft["seconds"]
+        about = {key: kept[key] for key in ("name", "svd_seconds", "survey_seconds", "path") if key in kept}
+        cuts.append({**about, "race": race, "versions": versions})
     return {
         "best": best,
         "base_loss": float(base_E.sum() / tokens_E.sum()),
@@ -330,6 +340,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=1000, help="rows that score, of each version")
+    parser.add_argument(
+        "--compiles", action="store_true", help="cut over compiled layers, as the tool does not"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after this many")
     parser.add_argument("--table", help="show: write it there as JSON too")
     args = parser.parse_args()

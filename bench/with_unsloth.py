@@ -5,6 +5,7 @@ python bench/with_unsloth.py trainer|loop ASKED.json FOUND.json
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -204,6 +205,7 @@ def by_loop(model: Any, _: Any, asked: dict[str, Any], device: Any) -> dict[str,
 
 def main() -> None:
     way, asked, found = sys.argv[1:]
+    faulthandler.dump_traceback_later(LIMIT - 5)  # where it was when it is ended
     import_module("unsloth")  # before the libraries that it changes
     answer = train(way, json.loads(Path(asked).read_text(encoding="utf-8")))
     Path(found).write_text(json.dumps(answer), encoding="utf-8")

@@ -132,4 +132,4 @@ def test_nothing_that_a_probe_does_compiles_anew(
     ],
 )
 def test_an_error_of_a_compiler_is_one_line(error: Exception, words: str) -> None:
-    assert graphs._in_one_line(error) == words
+    assert graphs.in_one_line(error) == words

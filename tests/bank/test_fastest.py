@@ -10,8 +10,9 @@ import torch
 
 from rightrank.bank import fastest
 from rightrank.bank.batch import shared_tokens
-from rightrank.bank.fastest import fastest_way
+from rightrank.bank.fastest import fastest_judging, fastest_way
 from rightrank.bank.graphs import CaptureError
+from rightrank.bank.update import working_copy
 from rightrank.bank.verify import Path
 from rightrank.recipe import Recipe
 from tiny import random_examples, tiny_base
@@ -96,6 +97,52 @@ def test_too_little_memory_for_graphs_is_no_end(monkeypatch: pytest.MonkeyPatch)
 def test_what_rules_graphs_out_is_said(path: Path, recipe: Recipe, dtype: torch.dtype, reason: str) -> None:
     found = fastest_way(on_gpu(dtype), path, [], recipe, 9)
     assert (found.way, found.words) == ("plain", f"{path.words}, steps one by one ({reason})")
+
+
+def judged_by(
+    monkeypatch: pytest.MonkeyPatch,
+    trying: Callable[[], float],
+    path: Path = ROWS,
+    dtype: Any = torch.bfloat16,
+) -> Path:
+    monkeypatch.setattr(fastest, "fused_products_run_here", lambda device, dtype: dtype != torch.float16)
+    monkeypatch.setattr(fastest, "_judged_apart", lambda *_, **__: trying())
+    return fastest_judging(on_gpu(dtype), path, [], 9)
+
+
+def test_where_nothing_is_trained_nothing_is_captured_or_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest, "_apart", lambda *_, **__: pytest.fail("a backward pass was tried"))
+    path = judged_by(monkeypatch, lambda: 0.01)
+    assert path == Path(True, "packed rows, adapters side by side", "captured")
+    assert fastest_judging(tiny_base("llama"), ROWS, random_examples(2), 9) == ROWS
+
+
+def test_why_adapters_are_judged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> float:
+        raise RuntimeError("no kernel\nand a page of text")
+
+    def full() -> float:
+        raise torch.cuda.OutOfMemoryError
+
+    padded = Path(False, "padded rows")
+    for found, why in [
+        (judged_by(monkeypatch, lambda: 0.5), "side by side they differ: 0.5 nats"),
+        (judged_by(monkeypatch, lambda: float("nan")), "side by side they differ: nan nats"),
+        (judged_by(monkeypatch, failing), "RuntimeError: no kernel"),
+        (judged_by(monkeypatch, full), "too little memory"),
+        (judged_by(monkeypatch, failing, dtype=torch.float16), "no kernels for float16 here"),
+        (judged_by(monkeypatch, failing, path=padded), "rows are padded"),
+    ]:
+        assert found.way == "plain"
+        assert found.words.endswith(f", adapters one by one, slower ({why})")
+
+
+@pytest.mark.parametrize("shared", [0, 6])
+def test_judging_side_by_side_is_as_close_as_rounding(monkeypatch: pytest.MonkeyPatch, shared: int) -> None:
+    base, rows = tiny_base("llama"), random_examples(5, shared=shared)
+    assert fastest._judged_apart(base, rows, 24, shares=bool(shared)) < 1e-6
+    monkeypatch.setattr(fastest, "working_copy", lambda bank: working_copy(bank).mul_(0.5))
+    assert fastest._judged_apart(base, rows, 24, shares=bool(shared)) > 1e-3
 
 
 def test_the_two_ways_are_as_close_as_rounding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ Dimensions: M layers, r rank in the file, D directions of a layer (at most r), O
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -80,13 +81,22 @@ class Cut:
 def take_apart(bank: AdapterBank, adapter: int) -> tuple[Update, ...]:
     """The singular directions of one adapter of ``bank``, layer by layer, on the CPU, in the precision of the bank's masters.
 
-    Computed in float64.
+    Computed in float64; as many layers side by side as PyTorch may use threads, since one is too small for more than a thread.
     """
     spec = bank.specs[adapter]
-    return tuple(
-        decomposed(module.target, module.master_a[adapter], module.master_b[adapter].t(), spec.scale_of(m))
-        for m, module in enumerate(bank.modules)
-    )
+
+    def one(m: int) -> Update:
+        module = bank.modules[m]
+        a_rI, b_Or = module.master_a[adapter], module.master_b[adapter].t()
+        return decomposed(module.target, a_rI, b_Or, spec.scale_of(m))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return tuple(pool.map(one, range(len(bank.modules))))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def decomposed(

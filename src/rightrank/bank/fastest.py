@@ -1,4 +1,4 @@
-"""The fastest way to train that computes on this model what the plain steps do, found by trying."""
+"""The fastest way to train, or to judge, that computes on this model what the plain steps do, found by trying."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 
 from rightrank.bank.adapters import AdapterBank, AdapterSpec
 from rightrank.bank.batch import shared_tokens
+from rightrank.bank.evaluate import evaluate
 from rightrank.bank.forward import Forward
 from rightrank.bank.fused import fused_products_run_here
-from rightrank.bank.graphs import CaptureError, GraphedSteps, split
+from rightrank.bank.graphs import CaptureError, GraphedSteps, in_one_line, split
+from rightrank.bank.static import StaticForward
 from rightrank.bank.step import gradients
-from rightrank.bank.update import FlatUpdate
+from rightrank.bank.update import FlatUpdate, working_copy
 from rightrank.bank.verify import TOLERANCE_NATS
 from rightrank.recipe import Recipe
 
@@ -40,14 +42,14 @@ WAYS: tuple[tuple[Way, str], ...] = (
 def fastest_way(
     base: BaseModel, path: Path, examples: Sequence[TokenizedExample], recipe: Recipe, longest: int
 ) -> Path:
-    """``path`` with the fastest way that serves model, recipe and device, and in words why it is no faster one.
+    """``path`` with the fastest way to train that serves model, recipe and device, and in words why it is no faster one.
 
     Tried on a few ``examples``, by the kernels that examples of ``longest`` tokens will run by.
     A CPU has one way, and says nothing of it.
     """
     if base.device.type != "cuda":
         return path
-    why = _ruled_out(base, path, recipe)
+    why = _ruled_out(base, path, dropout=recipe.dropout)
     if why:
         return replace(path, words=f"{path.words}, steps one by one ({why})")
     failed = []
@@ -66,11 +68,33 @@ def fastest_way(
     return replace(path, words=f"{path.words}, steps one by one, slower ({'; '.join(failed)})")
 
 
-def _ruled_out(base: BaseModel, path: Path, recipe: Recipe) -> str:
-    """Why graphs are not even tried; empty where nothing speaks against them."""
+def fastest_judging(base: BaseModel, path: Path, examples: Sequence[TokenizedExample], longest: int) -> Path:
+    """As ``fastest_way`` where nothing is trained: all adapters behind each other in one row, or one by one.
+
+    No layer is compiled, which takes longer than a race of cuts on a small model (``bench/cuts.py time``).
+    """
+    if base.device.type != "cuda":
+        return path
+    why = _ruled_out(base, path)
+    if not why:
+        try:
+            loss = _judged_apart(base, examples, longest, shares=path.shares)
+        except torch.cuda.OutOfMemoryError:
+            why = "too little memory"
+        except Exception as error:  # as for a capture: PyTorch and a model's own code raise what they like
+            why = in_one_line(error)
+        else:
+            if loss <= TOLERANCE_NATS[base.dtype]:
+                return replace(path, way="captured", words=f"{path.words}, adapters side by side")
+            why = f"side by side they differ: {loss:.2g} nats"
+    return replace(path, words=f"{path.words}, adapters one by one, slower ({why})")
+
+
+def _ruled_out(base: BaseModel, path: Path, dropout: float = 0.0) -> str:
+    """Why nothing faster is even tried; empty where nothing speaks against it."""
     if not path.packed:
         return "rows are padded"
-    if recipe.dropout:
+    if dropout:
         return "LoRA dropout is drawn anew at every step"
     if not fused_products_run_here(base.device, base.dtype):
         return f"no kernels for {base.dtype_name} here"
@@ -95,6 +119,22 @@ def _apart(
     pairs = zip(graphed.gradients, plain.gradients, strict=True)
     gradient = max(((one - other).norm() / other.norm()).item() for one, other in pairs)
     return (update.loss_K - wanted_K).abs().max().item(), gradient
+
+
+def _judged_apart(
+    base: BaseModel, examples: Sequence[TokenizedExample], longest: int, *, shares: bool = False
+) -> float:
+    """Worst distance of the held-out loss, nats a token, from the plain way's, over two small adapters."""
+    examples = _short_and_alike(examples) if shares else short(examples)
+    tokens = sum(len(example.token_ids_T) for example in examples)
+    plain, static = (_noisy_bank(base, products) for products in (True, False))
+    side_by_side = StaticForward(base, static, working_copy(static), longest=longest, shares=shares)
+    loss_K = []
+    for judge in (Forward(base, plain), side_by_side):
+        with judge as forward:
+            loss_K.append(evaluate(forward, examples, capacity=tokens).loss_KE.sum(1))
+    trained = sum(example.trained_tokens for example in examples)
+    return float(np.abs(loss_K[1] - loss_K[0]).max()) / trained
 
 
 def short(examples: Sequence[TokenizedExample], tokens: int = SHORT) -> list[TokenizedExample]:

@@ -118,7 +118,7 @@ class GraphedSteps:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # PyTorch, its compiler and a model's own code raise what they like
-                raise CaptureError(_in_one_line(error)) from error
+                raise CaptureError(in_one_line(error)) from error
 
     def _longest(self, micro: MicroBatch) -> int:
         """Tokens of the longest sequence of its row: an example or the filling."""
@@ -191,7 +191,7 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     """Compilers' errors run over pages."""
     first = next(iter(str(error).strip().splitlines()), "")[:200]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

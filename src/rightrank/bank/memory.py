@@ -132,20 +132,22 @@ def measure_graphs(
     recomputed: bool = False,
     shares: bool = False,
     longest: int = 1,
+    trains: bool = True,
 ) -> MemoryModel:
     """The peak of a real step without its loss, on a row of ``examples`` repeated that fills a quarter of what is free.
 
     What does not grow with the row counts as if it did; the loss's part is counted. ``longest``: tokens of the
     longest example of all, which decides the kernels. ``shares``: as where rows may share tokens; here none does, which takes most.
+    ``trains``: otherwise of the forward pass alone, as rows are judged.
     """
     layers = {"compiled": compiled, "recomputed": recomputed, "shares": shares}
     row = max(len(example.token_ids_T) for example in examples)
     tokens = max(DRY_RUNS[0], -(-row // STEP) * STEP)
-    peak = _dry_run(base, examples, tokens, layers, longest)
+    peak = _dry_run(base, examples, tokens, layers, longest, trains=trains)
     more = int(min(DRY_RUNS[1], available_bytes(base.device) / 4 / (peak / tokens))) // STEP * STEP
     if more > 2 * tokens:
         tokens = more
-        peak = _dry_run(base, examples, tokens, layers, longest)
+        peak = _dry_run(base, examples, tokens, layers, longest, trains=trains)
     item, numbers = base.dtype.itemsize, min(LOGITS_ON_GPU, base.vocabulary * 4096)
     return MemoryModel(
         base_bytes=bytes_held(base.model),
@@ -158,9 +160,15 @@ def measure_graphs(
 
 
 def _dry_run(
-    base: BaseModel, examples: Sequence[TokenizedExample], tokens: int, layers: dict[str, bool], longest: int
+    base: BaseModel,
+    examples: Sequence[TokenizedExample],
+    tokens: int,
+    layers: dict[str, bool],
+    longest: int,
+    *,
+    trains: bool,
 ) -> int:
-    """Bytes that forward and backward pass of one small adapter need on a row of ``tokens`` tokens."""
+    """Bytes that one small adapter needs on a row of ``tokens`` tokens: forward and backward pass, or judging."""
     from rightrank.bank.graphs import aside
     from rightrank.bank.static import StaticForward
     from rightrank.bank.update import working_copy
@@ -183,7 +191,7 @@ def _dry_run(
             torch.cuda.synchronize(base.device)
             torch.cuda.reset_peak_memory_stats(base.device)
             before = torch.cuda.memory_allocated(base.device)
-            forward.through(row)
+            (forward.through if trains else forward.judged)(row)
             torch.cuda.synchronize(base.device)
     return torch.cuda.max_memory_allocated(base.device) - before
 

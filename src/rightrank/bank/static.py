@@ -123,15 +123,18 @@ class StaticForward:
             torch.autograd.grad(hidden_KCH, self._start, torch.zeros_like(hidden_KCH))
         self._start = None
 
-    def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "K S"], Int[Tensor, "K S"]]:
-        """Nats of every trained token, and 1 where it is the greedy choice, for every adapter."""
-        row = StaticRow.of(batch, self.adapters, shares=self.shares)
+    def judged(self, row: StaticRow) -> Float[Tensor, "K C H"]:
+        """``hidden`` without what a backward pass would need, but by the same kernels."""
         self._judging = True
         try:
             with torch.enable_grad():  # as in training, so that nothing is compiled twice
-                hidden_KCH = self.hidden(row).detach()
+                return self.hidden(row).detach()
         finally:
             self._judging, self._start = False, None
+
+    def token_losses(self, batch: Batch) -> tuple[Float[Tensor, "K S"], Int[Tensor, "K S"]]:
+        """Nats of every trained token, and 1 where it is the greedy choice, for every adapter."""
+        hidden_KCH = self.judged(StaticRow.of(batch, self.adapters, shares=self.shares))
         rows_MH = hidden_KCH.index_select(1, batch.predicts_S).flatten(0, 1)
         targets_M = batch.targets_S.repeat(self.adapters)
         loss_M, right_M = judge(rows_MH, targets_M, self._head, self._piece)

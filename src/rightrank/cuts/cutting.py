@@ -149,14 +149,15 @@ def _measured(
     """The versions' losses, and whether the model ran on packed rows."""
     from rightrank.bank.cut_evaluation import CutEvaluation
     from rightrank.bank.verify import worth_sharing
-    from rightrank.executors.survey import facts_of, survey
+    from rightrank.executors.survey import facts_of, survey_to_judge
 
     facts = facts_of(read.base)
     tokens_fit(facts.name, facts.tokens_known, facts.longest, data)
     examples = [*data.decide, *data.score]
     middling = sorted(data.decide, key=lambda e: len(e.token_ids_T))[len(data.decide) // 2 :][:3]
     longest = max(len(example.token_ids_T) for example in examples)
-    seen = survey(read.base, middling, recipe, longest, shares=worth_sharing(data.decide, recipe))
+    shares = worth_sharing(data.decide, recipe)
+    seen = survey_to_judge(read.base, middling, recipe, longest, shares=shares)
     evaluation = CutEvaluation(read.base, read.updates, seen.memory, seen.path, longest, read.whole)
     most = len(data.decide) + len(data.score)
     a_row = _seconds_a_row(evaluation, versions, middling)

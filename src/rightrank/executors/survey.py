@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rightrank.bank.adapters import AdapterSpec, adapter_parameters
-from rightrank.bank.fastest import fastest_way, short
+from rightrank.bank.fastest import fastest_judging, fastest_way, short
 from rightrank.bank.forward import frozen, layers_of
 from rightrank.bank.memory import MemoryModel, available_bytes, measure_graphs, measure_memory
 from rightrank.bank.targets import Target, not_adapted
@@ -124,11 +124,40 @@ def survey(
 
     Raises ModelError where it reads ahead, or computes in a bank of adapters something else than alone.
     """
+    path = fastest_way(base, _checked(base, examples, shares), examples, recipe, longest)
+    return _surveyed(base, path, examples, recipe, longest)
+
+
+def survey_to_judge(
+    base: BaseModel,
+    examples: Sequence[TokenizedExample],
+    recipe: Recipe,
+    longest: int = 1,
+    *,
+    shares: bool = False,
+) -> Survey:
+    """As ``survey`` where adapters are judged and none is trained: no backward pass is tried."""
+    path = fastest_judging(base, _checked(base, examples, shares), examples, longest)
+    if path.way == "plain":
+        return _surveyed(base, path, examples, recipe, longest)
+    layers = {"compiled": False, "shares": path.shares, "trains": False}
+    return Survey(path, measure_graphs(base, short(examples), longest=longest, **layers))
+
+
+def _checked(base: BaseModel, examples: Sequence[TokenizedExample], shares: bool) -> HowItRuns:
+    """The plain way that computes what the untouched model does."""
     require_causal(base, examples[0])
     path = choose_path(base, examples)
-    if shares:
-        path = sharing(base, path, examples)
-    path = fastest_way(base, path, examples, recipe, longest)
+    return sharing(base, path, examples) if shares else path
+
+
+def _surveyed(
+    base: BaseModel,
+    path: HowItRuns,
+    examples: Sequence[TokenizedExample],
+    recipe: Recipe,
+    longest: int,
+) -> Survey:
     memory = _memory_of(base, path, examples, recipe, longest)
     if _enough_tokens(base, memory):
         return Survey(path, memory, judging_share(base, path))
