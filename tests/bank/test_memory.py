@@ -150,7 +150,7 @@ def test_a_limit_set_in_pytorch_counts_on_a_gpu(monkeypatch):
 def test_dry_runs_fill_a_quarter_of_what_is_free_at_most(monkeypatch, free, tokens):
     tried = []
 
-    def dry_run(base, examples, count, layers, longest):
+    def dry_run(base, examples, count, layers, longest, trains):
         tried.append(count)
         return 500_000 * count
 

@@ -201,7 +201,7 @@ def test_the_command_prints_the_answer_and_writes_a_page(tmp_path):
     model.save_pretrained(tmp_path / "model")
     tiny_world.word_tokenizer().save_pretrained(tmp_path / "model")
     data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:120]))
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     done = subprocess.run(
         [sys.executable, "-m", "rightrank", "cut", "given", "rows.jsonl", "--model", "model", "--out", "out"],
         cwd=tmp_path,
