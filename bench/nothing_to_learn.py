@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rightrank.bank.base_model import BaseModel
 
 KINDS = ("random", "written", "shuffled")
-TOGETHER, LONGEST = 32, 512
+TOGETHER_ON_CPU, TOGETHER_ON_GPU, LONGEST = 32, 256, 512
 
 
 def read(path: Path, count: int) -> list[dict[str, str]]:
@@ -57,8 +57,9 @@ def written(rows: list[dict[str, str]], base: BaseModel) -> list[dict[str, str]]
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     torch.manual_seed(2)
     found = []
-    for start in range(0, len(rows), TOGETHER):
-        some = rows[start : start + TOGETHER]
+    together = TOGETHER_ON_GPU if base.device.type == "cuda" else TOGETHER_ON_CPU
+    for start in range(0, len(rows), together):
+        some = rows[start : start + together]
         asked = [[{"role": "user", "content": row["prompt"]}] for row in some]
         batch = tokenizer.apply_chat_template(
             asked, add_generation_prompt=True, return_tensors="pt", return_dict=True, padding=True

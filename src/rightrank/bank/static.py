@@ -124,10 +124,10 @@ class StaticForward:
         self._start = None
 
     def judged(self, row: StaticRow) -> Float[Tensor, "K C H"]:
-        """``hidden`` without what a backward pass would need, but by the same kernels."""
+        """``hidden`` without what a backward pass would need. Compiled layers run as in training, so that nothing is compiled twice."""
         self._judging = True
         try:
-            with torch.enable_grad():  # as in training, so that nothing is compiled twice
+            with torch.set_grad_enabled(self.compiled):
                 return self.hidden(row).detach()
         finally:
             self._judging, self._start = False, None
