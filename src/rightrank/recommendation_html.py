@@ -115,6 +115,22 @@ def minutes(value: float) -> str:
     return f"{value:.0f} min" if value < 119.5 else f"{value / 60:.1f} h"
 
 
+def minutes_between(low: float, high: float) -> str:
+    """``3 min``, ``2 to 5 min``, ``up to 4 min``, ``1.2 to 3.4 h``, ``less than a minute``."""
+    if high < 1:
+        return "less than a minute"
+    if high >= 119.5:
+        return f"{low / 60:.1f} to {high / 60:.1f} h"
+    if round(low) == round(high):
+        return f"{high:.0f} min"
+    return f"{low:.0f} to {high:.0f} min" if low >= 1 else f"up to {high:.0f} min"
+
+
+def about_minutes(value: float) -> str:
+    """``about 41 min``, ``less than a minute``."""
+    return minutes(value) if value < 1 else f"about {minutes(value)}"
+
+
 def count(value: int, one: str, many: str = "") -> str:
     """``1 seed``, ``2 seeds``, ``2,700 rows``."""
     return f"{value:,} {one if value == 1 else many or one + 's'}"

@@ -78,7 +78,7 @@ def test_what_was_said_names_rows_and_rounds(answered):
     assert said[2].startswith(
         "Plan: 10 versions of the adapter (cuts, the whole, the whole shrunk) and the bare model, on 240 rows"
     )
-    assert said[2].endswith("fewer where those tell: about less than a minute.")
+    assert said[2].endswith("fewer where those tell: less than a minute.")
     assert said[3] == "10 versions of the adapter on 64 rows that decide."
 
 

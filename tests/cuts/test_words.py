@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rightrank.cuts.result import CutResult
-from rightrank.cuts.words import headline, reasons
+from rightrank.cuts.words import headline, plan_line, reasons
 from rightrank.errors import DataError
 from rightrank.report.cut import lead, rows, spared
 from samples_of_cuts import a_cut, line
@@ -72,3 +72,16 @@ def test_a_second_decimal_shows_on_which_side_of_the_margin_a_number_lies():
     assert rows(replace(result, lines=lines))[2].gain_lost == "0.6 % [0.2, 1.0]"
     told = " ".join(reasons("UNDECIDED", near, a_cut().lines[1], result.lines))
     assert "r=8 is safest: it loses at most 1.04 % of the gain" in told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        ((1, 20), "less than a minute"),
+        ((20, 150), "up to 2 min"),
+        ((130, 140), "2 min"),
+        ((130, 700), "2 to 12 min"),
+    ],
+)
+def test_the_plan_says_a_time_as_one_would(seconds: tuple[float, float], told: str) -> None:
+    assert plan_line(13, 1200, seconds).endswith(f"fewer where those tell: {told}.")

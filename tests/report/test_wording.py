@@ -56,6 +56,7 @@ def test_numbers() -> None:
     assert wording.percent_interval(Figure(2.4, "%", "measured", 1.6, 3.2)) == "2.4 % [1.6, 3.2]"
     assert wording.percent_interval(Figure(2.4, "%", "measured")) == "2.4 %"
     assert [wording.minutes(m) for m in (0.4, 41.2, 150)] == ["less than a minute", "41 min", "2.5 h"]
+    assert [wording.about_minutes(m) for m in (0.4, 41.2)] == ["less than a minute", "about 41 min"]
     assert wording.epochs(1.0) == "1 epoch"
     assert wording.epochs(0.5) == "0.5 epochs"
     assert wording.count(2700, "row") == "2,700 rows"

@@ -27,8 +27,7 @@ def adapter_line(rank: int, layers: int, base: str, dtype: str) -> str:
 
 def plan_line(versions: int, rows: int, seconds: tuple[float, float]) -> str:
     """What will be measured and about how long that takes."""
-    low, high = (wording.minutes(one / 60) for one in seconds)
-    took = f"about {low}" if low == high else f"{low} to {high}"
+    took = wording.minutes_between(*(one / 60 for one in seconds))
     return (
         f"Plan: {versions} versions of the adapter (cuts, the whole, the whole shrunk) and the bare model, on {rows:,} rows at most, fewer"
         f" where those tell: {took}."

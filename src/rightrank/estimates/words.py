@@ -156,14 +156,7 @@ def gain_lost(cost: GainLost) -> str:
 
 def minutes(found: Range) -> str:
     """``3 min``, ``2 to 5 min``, ``1.2 to 3.4 h``."""
-    low, high = max(found.low, 0.0), found.high
-    if high < 1:
-        return "less than a minute"
-    if high >= 119.5:
-        return f"{low / 60:.1f} to {high / 60:.1f} h"
-    if round(low) == round(high):
-        return f"{high:.0f} min"
-    return f"{low:.0f} to {high:.0f} min" if low >= 1 else f"up to {high:.0f} min"
+    return wording.minutes_between(max(found.low, 0.0), found.high)
 
 
 def _over(check: Check) -> str:

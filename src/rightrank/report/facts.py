@@ -229,7 +229,11 @@ def gguf(recommendation: Recommendation) -> str:
 
 def price(figure: Figure | None) -> str:
     """Of a next step: ``About 25 min``, or that it cannot be told."""
-    return "Time unknown" if figure is None else f"About {wording.minutes(figure.value)}"
+    return "Time unknown" if figure is None else _capital(wording.about_minutes(figure.value))
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def safe_worst(recommendation: Recommendation) -> str:
