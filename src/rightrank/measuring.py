@@ -178,7 +178,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
         recipe_from=request.recipe_from,
     )
     answer.save(table.directory)
-    keep_adapter(table, answer)
+    keep_adapter(table, answer, data.rows_fingerprint)
     return answer
 
 
@@ -218,7 +218,12 @@ def _cuts(prepared: Prepared, table: LossTable, decision: Decision) -> Cuts:
         prepared.job.examples,
         prepared.speed.evaluate_seconds_per_token,
         prepared.started + prepared.plan.budget_seconds,
-        {"examples": data.train_rows, "model": base.fingerprint, "data": data.fingerprint},
+        {
+            "examples": data.train_rows,
+            "model": base.fingerprint,
+            "data": data.fingerprint,
+            "rows": data.rows_fingerprint,
+        },
         prepared.request.on_progress,
     )
     return measure_cuts(prepared.cutting, subject)

@@ -94,6 +94,8 @@ def test_a_config_is_all_that_is_needed(config: Path, run: Run, tmp_path: Path) 
     tensors = load_file(folder / "adapter_model.safetensors")
     assert all(abs(t).max() > 0 for name, t in tensors.items() if "lora_B" in name)
     assert {name.split(".")[-3] for name in tensors} == {"q_proj", "v_proj"}
+    seen = run("run/finished_adapter", "rows.jsonl", name="cut")
+    assert seen.code == 2 and "was trained on these rows" in seen.complaint
     rows = [
         json.loads(line) for line in (tmp_path / "run" / "chat_rows" / "train.jsonl").read_text().splitlines()
     ]

@@ -211,9 +211,10 @@ def _with_place(mend: str, directory: Path, *, named: bool) -> str:
     return mend if named or "--resume" not in mend else f"{mend.rstrip('.')} (--out {directory})."
 
 
-def keep_adapter(table: LossTable, answer: Recommendation) -> None:
+def keep_adapter(table: LossTable, answer: Recommendation, rows_fingerprint: str) -> None:
     """Keep the chosen configuration's adapter where it was trained on all the data; drop the others once there is an answer.
 
+    ``rows_fingerprint``: of the rows that it was trained on a part of, without held-out data of a file of its own.
     Whatever stops it in between: the kept adapter is whole, and it is the answer's or none.
     """
     folder, kept = table.directory / "adapters", table.directory / "adapter"
@@ -234,6 +235,7 @@ def keep_adapter(table: LossTable, answer: Recommendation) -> None:
         "examples": answer.data.train,
         "model": answer.model.fingerprint,
         "data": answer.data.fingerprint,
+        "rows": rows_fingerprint,
         "versions": answer.provenance.versions,
         "device": answer.cost.device,
     }
