@@ -253,6 +253,7 @@ def test_every_row_too_long(run: Run, model: Path, rows: Path) -> None:
         (("--no\x1b[31m",), "No such option: --no"),
         (("--data-split", "train"), "has no splits, so none is called 'train'. Leave out --data-split"),
         (("--resume",), "--resume needs the run to go on with. Name its directory with --out"),
+        (("--resume", "--out", "none"), "none holds no run to go on with. Leave --resume out to begin one"),
     ],
 )
 def test_settings_that_make_no_sense(

@@ -35,6 +35,8 @@ PLANNED = (
 )
 """What of a plan measurements depend on. A resumed run takes it from its first part, since a plan follows from speeds that are
 measured anew each time."""
+TRACES = ("run.json", "packs", NAME)
+"""What a run leaves first: any of it can be gone on with."""
 WEIGHTS = "adapter_model.safetensors"
 FOLDERS = (
     "packs",
@@ -59,8 +61,8 @@ FORESEEN = ("budget_seconds", "planned_seconds", "run_seconds", "all_rows_second
 def choose_directory(out: str | Path | None, data: object, *, resume: bool) -> Path:
     """Where the run goes, before anything is loaded: ``out``, or a new folder named after the data and the time.
 
-    Raises ConfigurationError where ``out`` holds a run that is not to be resumed, or nothing is named to resume; ResourceError where
-    nothing can be written there. Makes nothing.
+    Raises ConfigurationError where ``out`` holds a run that is not to be resumed, or nothing is named or there to resume; ResourceError
+    where nothing can be written there. Makes nothing.
     """
     if out is None:
         if resume:
@@ -74,6 +76,11 @@ def choose_directory(out: str | Path | None, data: object, *, resume: bool) -> P
         raise taken(folder, holder)
     if not resume and (folder / "run.json").exists():
         raise _holds_a_run(folder)
+    if resume and not any((folder / name).exists() for name in TRACES):
+        raise ConfigurationError(
+            f"{folder} holds no run to go on with.",
+            "Leave --resume out to begin one there, or name another --out: `rightrank runs` lists the runs there are.",
+        )
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ResourceError(f"Nothing can be written to {folder}.", "Name another folder with --out.")
