@@ -157,7 +157,7 @@ def test_what_was_in_memory_is_given_again(tmp_path: Path) -> None:
     recommend(**loaded, out=tmp_path / "run", **OPTIONS)
     with pytest.raises(ConfigurationError, match="had its model in memory") as caught:
         verify(tmp_path / "run")
-    assert caught.value.mend == "Verify it from Python and pass `model=`."
+    assert caught.value.mend == "Do it from Python and pass `model=`."
     assert "find" not in (tmp_path / "run" / "run.json").read_text(), "no row text"
     assert verify(tmp_path / "run", **loaded).holds
 

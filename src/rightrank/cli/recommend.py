@@ -151,7 +151,7 @@ def recommend(
         "chat_template": False if no_chat_template else None,
         "trust_remote_code": trust_remote_code,
         "device": device,
-        "executor": one_of("--executor", executor, ("local", "ray")) or "local",
+        "executor": one_of("--executor", executor, ("local", "ray")),
         "out": out,
         "resume": resume,
         "seed": seed,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError
+from rightrank.probe.record import group
 from rightrank.recipe import Recipe
 from rightrank.request import Request
 from rightrank.runs.directory import foreseen, planned
@@ -64,6 +65,7 @@ def about(request: Request, base: BaseFacts, how_it_runs: str, plan: Plan) -> di
     """How to do it again: how model and data were named, on what it was measured, and what was foreseen. No row text."""
     return {
         "request": _named(request),
+        "origins": dict(request.recipe.origins),
         "device": base.device_words,
         "versions": versions(),
         "path": how_it_runs,
@@ -112,7 +114,7 @@ def request_of(table: LossTable, **given: Any) -> Request:
     )
     try:
         options = _checked(told)
-        recipe = TypeAdapter(Recipe).validate_python(table.settings.get("recipe"))
+        recipe = TypeAdapter(Recipe).validate_python(_recipe(table))
     except (ValueError, ConfigurationError) as error:
         raise damaged from error
     options |= {name: value for name, value in given.items() if value is not None}
@@ -122,9 +124,20 @@ def request_of(table: LossTable, **given: Any) -> Request:
         if isinstance(options.get(name), dict):
             raise ConfigurationError(
                 f"The run had its {name} in memory ({cleaned(str(options[name].get('in memory')))}), and it cannot be loaded again.",
-                f"Verify it from Python and pass `{name}=`.",
+                f"Do it from Python and pass `{name}=`.",
             )
     return Request(**options, recipe=recipe)
+
+
+def _recipe(table: LossTable) -> dict[str, Any]:
+    """The recipe of the run in ``table``, and where it says so, who gave each of its fields. Raises ValueError where it has none."""
+    recipe = table.settings.get("recipe")
+    if not isinstance(recipe, dict):
+        raise ValueError("recipe")
+    known = {field.name for field in fields(Recipe)}
+    origins = group(table.about.get("origins"))
+    kept = {name: origin for name, origin in origins.items() if name in known}
+    return {**recipe, "origins": kept}
 
 
 def _checked(told: Mapping[str, Any]) -> dict[str, Any]:
