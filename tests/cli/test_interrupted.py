@@ -253,9 +253,16 @@ def test_an_existing_run_is_not_overwritten(run: Run, model: Path, rows: Path, t
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     said = run(model, rows, *QUICK, "--out", "run")
     assert said.code == 2 and said.out == "" and "run holds a run already. Add --resume" in said.complaint
-    for changed in (("--seed", "1"), ("--epochs", "2"), ("--ranks", "2,4")):
+    save_rows(tmp_path / "rows.jsonl", small_rows(90))
+    data = "its data are not the same"
+    for changed, words in {
+        ("--seed", "1"): f"run holds another run: {data}; seed 0 there, 1 here.",
+        ("--epochs", "2"): f"run holds another run: {data}; epochs 1 there, 2 here.",
+        ("--ranks", "2,4"): f"run holds another run: {data}; ranks 4, 8 there, 2, 4 here.",
+    }.items():
         said = run(model, rows, *QUICK, "--out", "run", "--resume", *changed)
-        assert said.code == 2 and said.out == "" and "run holds another run: " in said.complaint
+        assert said.code == 2 and said.out == "" and words in said.complaint
+        assert "Loading" not in said.err, "said before the model is loaded"
     assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError
-from rightrank.probe.record import group
+from rightrank.probe.record import another_run, group, run_record
 from rightrank.recipe import Recipe
 from rightrank.request import Request
 from rightrank.runs.directory import foreseen, planned
@@ -51,14 +51,37 @@ def settings(
     return {
         "model": base.fingerprint,
         "dtype": base.dtype_name,
+        **_without_model(request, data),
+        "ranks": list(ranks),
+        "plan": planned(plan),
+    }
+
+
+def _without_model(request: Request, data: PreparedData) -> dict[str, Any]:
+    """What of ``settings`` is known before the model is loaded."""
+    return {
         "data": data.fingerprint,
         "recipe": {k: v for k, v in asdict(request.recipe).items() if k != "origins"},
         "seed": request.seed,
         "chat_template": request.chat_template,
-        "ranks": list(ranks),
         **({} if request.target_modules is None else {"target_modules": list(request.target_modules)}),
-        "plan": planned(plan),
     }
+
+
+def refuse_another_run(
+    directory: Path, request: Request, data: PreparedData, ranks: Sequence[int] | None
+) -> None:
+    """Raise ConfigurationError where ``directory`` holds a run of other settings, as far as they are known before the model is loaded.
+
+    ``ranks``: to try, None where only the model tells.
+    """
+    record = run_record(directory)
+    wanted = {"target_modules": None, **_without_model(request, data)}
+    if ranks is not None:
+        wanted["ranks"] = list(ranks)
+    other = None if record is None else another_run(directory, record["settings"], wanted)
+    if other is not None:
+        raise other
 
 
 def about(request: Request, base: BaseFacts, how_it_runs: str, plan: Plan) -> dict[str, Any]:

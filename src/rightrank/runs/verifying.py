@@ -67,7 +67,8 @@ def verify(
         # The recorded sizes are taken from here, so that the run directory itself need not be writable.
         write_json(Path(scratch) / "run.json", {**table.settings, "about": table.about})
         prepared = prepare(
-            replace(request, out=scratch, resume=True, budget_minutes=LONGEST_MINUTES, metric=None)
+            replace(request, out=scratch, resume=True, budget_minutes=LONGEST_MINUTES, metric=None),
+            agree=False,
         )
     now = about(prepared.request, prepared.base, prepared.path.words, prepared.plan)
     fixed = _changed_settings(table, prepared)
