@@ -62,11 +62,11 @@ def own_setting(text: str | None) -> tuple[int, float, float] | None:
 
 
 def rank_list(text: str | None) -> tuple[int, ...] | None:
-    """``8,16,32``, in order and each once."""
+    """``8,16,32``, in order."""
     if text is None:
         return None
     try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
+        return tuple(sorted(int(part) for part in text.split(",")))
     except ValueError as error:
         raise ConfigurationError(
             f"--ranks {text!r} is no list of ranks.", "Give whole numbers: --ranks 8,16,32."

@@ -232,6 +232,7 @@ def test_every_row_too_long(run: Run, model: Path, rows: Path) -> None:
         (("--ranks", "8,x"), "--ranks '8,x' is no list of ranks. Give whole numbers"),
         (("--ranks", "0,8"), "0 is no rank. Give"),
         (("--ranks", "8", "--max-rank", "4"), "Every rank to try is above --max-rank 4. Raise"),
+        (("--ranks", "8,16,8"), "The ranks to try name 8 more than once. Name each once"),
         (("--max-rank", "0"), "The largest rank 0 is no rank. Give"),
         (("--yours", "nonsense"), "--yours 'nonsense' is no setting. Give rank, alpha and learning rate"),
         (
