@@ -45,13 +45,17 @@ FOLDERS = (
     "adapter",
     CUT_FOLDER,
     LAYERS_FOLDER,
+    "cutting",
     "finished_adapter",
+    "finishing",
     "trl_rows",
     "chat_rows",
     "tensorboard",
 )
 SUFFIXES = (".json", ".html", ".yml", ".yaml", ".toml", ".sh", ".py", ".lock", DRAFT)
 """What we write into a run directory, besides those folders."""
+OF_OTHERS = ("wandb",)
+"""Folders that trackers write there, with links of their own in them."""
 LABEL = "rightrank.json"
 """Beside a kept adapter: which configuration it is, of which run, and its checksums."""
 FORESEEN = ("budget_seconds", "planned_seconds", "run_seconds", "all_rows_seconds")
