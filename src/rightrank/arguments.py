@@ -90,14 +90,19 @@ def one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> str | No
 
 
 def command_again(arguments: Sequence[str]) -> str:
-    """The command without what "to decide" will set anew, and without how its answer was shown."""
-    words, skip = ["rightrank"], False
-    for word in arguments:
+    """The command that asks for the same run, without how its answer was shown."""
+    return shlex.join(["rightrank", *(word for word in arguments if word not in FLAGS)])
+
+
+def asked_anew(command: str) -> str:
+    """``command`` without what "to decide" sets anew: how long it may take, and where its results go."""
+    words, skip = [], False
+    for word in shlex.split(command):
         if skip:
             skip = False
         elif word in VALUED:
             skip = True
-        elif not word.startswith(tuple(f"{option}=" for option in VALUED)) and word not in FLAGS:
+        elif not word.startswith(tuple(f"{option}=" for option in VALUED)):
             words.append(word)
     return shlex.join(words)
 

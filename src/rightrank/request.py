@@ -82,7 +82,7 @@ class Request:
     """Whether what ``metric`` writes to stderr is shown."""
     seed: int = 0
     command: str = "rightrank recommend MODEL DATA"
-    """How to ask again; appears in what would decide."""
+    """How to ask again; appears in where the answer comes from, and without budget and place in what would decide."""
     on_text: Callable[[str], None] = lambda line: None
     """Hears what was found and planned, a line at a time."""
     on_progress: Callable[[str, float, float], None] = lambda what, done, whole: None
