@@ -58,7 +58,9 @@ def recommend(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Your trainer's config: model, data and recipe come from it."),
+        typer.Option(
+            metavar="FILE", help="Your trainer's config, YAML or JSON: model, data, recipe come from it."
+        ),
     ] = None,
     max_rank: Annotated[int | None, typer.Option(metavar="R", help="Largest rank you can serve.")] = None,
     eval_data: EvalData = None,
