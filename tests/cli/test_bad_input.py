@@ -181,11 +181,11 @@ ODD = "\x1b[31m<script>[bold]"
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([*GOOD[:311], '{"prompt": "a", ', *GOOD[312:]], "rows.jsonl, line 312: is not valid JSON"),
-        ([*GOOD[:311], "[1]", *GOOD[312:]], "rows.jsonl, line 312: is a list, not a JSON object"),
+        ([*GOOD[:311], '{"prompt": "a", ', *GOOD[312:]], "rows.jsonl, line 312 is not valid JSON"),
+        ([*GOOD[:311], "[1]", *GOOD[312:]], "rows.jsonl, line 312 is a list, not a JSON object"),
         (
             [*GOOD[:7], {"prompt": "a", "completion": " "}],
-            "line 8: has an empty completion. Mend or delete that line",
+            "line 8 has an empty completion. Mend or delete that line",
         ),
         (
             [{"question": "a", "reply": "b"}] * 30,
@@ -270,7 +270,7 @@ def test_settings_that_make_no_sense(
         (("--ranks", "8,4096"), small_rows(), "Rank 4096 is beyond the width"),
         (("--yours", "512,16,1e-4"), small_rows(), "Rank 512 is beyond the width"),
         ((), small_rows(1), "There is 1 usable example"),
-        ((), [*small_rows(), "{"], "line 101: is not valid JSON"),
+        ((), [*small_rows(), "{"], "line 101 is not valid JSON"),
         (("--eval-data", "few.jsonl"), small_rows(), "There are 3 usable examples in the held-out data"),
         (
             (),

@@ -81,6 +81,8 @@ def test_a_config_is_all_that_is_needed(config: Path, run: Run, tmp_path: Path) 
     assert float(held["learning_rate"]) == answer.choice.learning_rate
     assert f"Config: run/mine.yml ({len(changed)} lines changed)" in said.out
     assert "In mine.yml: " in said.out and " → " in said.out
+    assert "No config for torchtune: " in said.out
+    assert all(len(line) <= 80 for line in said.out.splitlines() if not line.startswith("  rightrank "))
 
     folder = tmp_path / "run" / "finished_adapter"
     assert "Finished adapter: run/finished_adapter (trained on all 100 rows)" in said.out
