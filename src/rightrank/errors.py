@@ -32,10 +32,10 @@ class DataError(UserError):
 
 
 class MalformedRowError(DataError):
-    """One row of a file is not what its format promises."""
+    """One row of a file is not what its format promises; ``why`` goes on from its line: ``is not valid JSON``."""
 
     def __init__(self, source: str, line: int, why: str) -> None:
-        super().__init__(f"{source}, line {line}: {why}.", "Mend or delete that line, then run again.")
+        super().__init__(f"{source}, line {line} {why}.", "Mend or delete that line, then run again.")
         self.source = source
         self.line = line
 

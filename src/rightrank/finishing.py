@@ -139,6 +139,7 @@ def _trained(prepared: ToFinish, answer: Recommendation, folder: Path, label: di
         raise UserError("too little disk space for the adapter", "")
     took = time.monotonic() - started
     told = {**label, "train_loss": result.train_loss_K[0], "minutes": took / 60}
+    told["rows"] = prepared.data.rows_fingerprint
     keep_whole(draft / "winner" / "0", folder, told)
     return Finished(str(folder), len(rows), took / 60, result.train_loss_K[0])
 

@@ -1,9 +1,12 @@
-"""From a trainer's config, and what the person said beside it, to a request; and ``rightrank.recommend`` itself, which takes either."""
+"""From a trainer's config or a run to go on with, and what the person said beside it, to a request; and ``rightrank.recommend`` itself."""
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from rightrank.arguments import command_of
+from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError
 from rightrank.recipe import Recipe
 from rightrank.request import Request
@@ -24,6 +27,7 @@ def recommend(
     """Which LoRA rank, learning rate and alpha to fine-tune ``model`` on ``dataset`` with, measured.
 
     ``config``: a trainer's config that names model, data, recipe and the person's own setting; what is given here wins over it.
+    With ``resume`` and ``out`` model and data may be left out: they and all that is not given are those of the run in ``out`` then.
     ``options`` are the fields of ``rightrank.request.Request``. Ctrl-C answers from what is measured by then. Everything is kept in the
     run directory (``recommendation.provenance.run_directory``). Raises UserError (``rightrank.UserError``) with one sentence and its mend.
     """
@@ -42,6 +46,8 @@ def request(
     Where ``config`` names a model and no rows, as PEFT's does, one name alone is that of the rows.
     What was read of ``config``, and the keys that were not, ``options["on_text"]`` hears a line at a time.
     """
+    if config is None and options.get("resume") and None in (model, dataset):
+        return _as_begun({"model": model, "dataset": dataset, **options})
     read = None if config is None else read_config(config)
     if read is not None and dataset is None and read.data is None and read.model is not None:
         model, dataset = None, model
@@ -93,15 +99,38 @@ def request_options(config: TrainerConfig, given: dict[str, Any]) -> dict[str, A
         }
     if given.get("model") is not None:
         from_file["revision"] = None
+    return _merged(from_file, config.recipe, given)
+
+
+def _merged(found: dict[str, Any], recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of ``Request``: those ``found``, with ``recipe``, but for what is ``given``."""
     own = given.get("recipe") or Recipe()
     said = {name: getattr(own, name) for name, origin in own.origins.items() if origin == "given"}
     if "warmup_ratio" in said:
-        from_file["warmup_steps"] = None
+        found = {**found, "warmup_steps": None}
     if "loss_on" in said:
-        from_file["message_loss_on"] = None
-    merged = {**from_file, **{name: value for name, value in given.items() if value is not None}}
-    merged["recipe"] = config.recipe.given("given", **said)
+        found = {**found, "message_loss_on": None}
+    merged = {**found, **{name: value for name, value in given.items() if value is not None}}
+    merged["recipe"] = recipe.given("given", **said)
     return {name: value for name, value in merged.items() if value is not None}
+
+
+def _as_begun(given: dict[str, Any]) -> Request:
+    """The request that the run in ``given["out"]`` was begun with, but for what is given. Raises ConfigurationError, as ``request_of``."""
+    from rightrank.probe.loss_table import LossTable
+    from rightrank.runs.directory import choose_directory
+    from rightrank.runs.recorded import LOADED, OF_THE_MOMENT, request_of
+
+    directory = choose_directory(given.get("out"), None, resume=True)
+    begun = request_of(LossTable.opened(directory), **{name: given.get(name) for name in LOADED})
+    found = {f.name: getattr(begun, f.name) for f in fields(begun) if f.name not in OF_THE_MOMENT}
+    request = Request(**_merged(found, begun.recipe, given))
+    names = " on ".join(
+        cleaned(str(name), 200) if isinstance(name, str) else type(name).__name__
+        for name in (request.model, request.dataset)
+    )
+    request.on_text(f"Going on with {cleaned(str(directory), 200)}: {names}, as it was begun.")
+    return replace(request, command=command_of(request))
 
 
 def lines(config: TrainerConfig) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rightrank.answer import make_recommendation, measured_points, next_steps
+from rightrank.arguments import asked_anew
 from rightrank.besides.cuts import Cuts, CutSubject, measure_cuts, no_cuts
 from rightrank.besides.layer_runs import LayersSubject
 from rightrank.besides.layers import LayersFound, measure_layers, trained_before
@@ -154,7 +155,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             interrupted=stopped or cuts.interrupted,
         ),
         points=measured_points(table, decision, request.recipe, outcome.evidence.tokens_E),
-        next_steps=next_steps(decision, prepared.plan, outcome.evidence, request.command),
+        next_steps=next_steps(decision, prepared.plan, outcome.evidence, asked_anew(request.command)),
         train_gib=lambda rank: memory.peak_gib(job.parameters_per_rank * rank, batch_tokens),
         train_minutes=lambda rank: trainer_seconds(job, prepared.speed, rank, job.examples) / 60,
         adapter_mb=lambda rank: job.parameters_per_rank * rank * 2 / 1e6,
@@ -178,7 +179,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
         recipe_from=request.recipe_from,
     )
     answer.save(table.directory)
-    keep_adapter(table, answer)
+    keep_adapter(table, answer, data.rows_fingerprint)
     return answer
 
 
@@ -218,7 +219,12 @@ def _cuts(prepared: Prepared, table: LossTable, decision: Decision) -> Cuts:
         prepared.job.examples,
         prepared.speed.evaluate_seconds_per_token,
         prepared.started + prepared.plan.budget_seconds,
-        {"examples": data.train_rows, "model": base.fingerprint, "data": data.fingerprint},
+        {
+            "examples": data.train_rows,
+            "model": base.fingerprint,
+            "data": data.fingerprint,
+            "rows": data.rows_fingerprint,
+        },
         prepared.request.on_progress,
     )
     return measure_cuts(prepared.cutting, subject)

@@ -26,6 +26,7 @@ from rightrank.request import Request, check
 from rightrank.row_habits import as_its_trainer_reads, with_template_noted, with_warm_up_steps
 from rightrank.runs.directory import choose_directory, continued
 from rightrank.runs.facts import data_line, model_line
+from rightrank.runs.recorded import refuse_another_run
 from rightrank.trackers import chosen_trackers
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ class Prepared:
         return _model(self.executor, self.memory)
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request, *, agree: bool = True) -> Prepared:
     """Read the data, load the model, check and time it, and plan. Trains nothing and writes nothing.
 
+    ``agree``: whether a run to go on with that has other settings is refused.
     What takes longest comes last, so that a mistake shows early: whatever can be refused is, before weights are read or steps timed.
     """
     from rightrank import data as reading
@@ -111,13 +113,12 @@ def prepare(request: Request) -> Prepared:
         from rightrank.executors.choose import open_workers
 
         with header_read_once():
-            shapes = shapes_without_weights(request, loading)
+            shapes, ranks = shapes_without_weights(request, loading), None
             if shapes is not None:
                 request = with_largest_rank(request, shapes.widest_rank)
-                ranks_to_try(request, shapes.widest_rank)
-            tokenizer = request.tokenizer
-            if tokenizer is None:
-                tokenizer = load_tokenizer(request.model, **loading)
+                ranks = ranks_to_try(request, shapes.widest_rank)
+            given = request.tokenizer
+            tokenizer = load_tokenizer(request.model, **loading) if given is None else given
         data = reading.prepare(
             rows,
             tokenizer,
@@ -129,6 +130,8 @@ def prepare(request: Request) -> Prepared:
         if shapes is not None:
             tokens_fit(shapes.name, shapes.vocabulary, shapes.positions, data)
         request = with_warm_up_steps(with_template_noted(request, rows, data), data)
+        if request.resume and agree:
+            refuse_another_run(directory, request, data, ranks)
         request.on_text(data_line(data))
         asked = ask(request, tokenizer, data)
         if shapes is not None:

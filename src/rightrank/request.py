@@ -82,7 +82,7 @@ class Request:
     """Whether what ``metric`` writes to stderr is shown."""
     seed: int = 0
     command: str = "rightrank recommend MODEL DATA"
-    """How to ask again; appears in what would decide."""
+    """How to ask again; appears in where the answer comes from, and without budget and place in what would decide."""
     on_text: Callable[[str], None] = lambda line: None
     """Hears what was found and planned, a line at a time."""
     on_progress: Callable[[str, float, float], None] = lambda what, done, whole: None
@@ -110,9 +110,13 @@ def check(request: Request) -> None:
         )
     if request.max_rank is not None and request.max_rank < 1:
         raise ConfigurationError(f"The largest rank {request.max_rank} is no rank.", "Give 1 or more.")
-    bad = next((rank for rank in request.ranks or () if rank < 1), None)
+    ranks = request.ranks or ()
+    bad = next((rank for rank in ranks if rank < 1), None)
     if bad is not None:
         raise ConfigurationError(f"{bad} is no rank.", "Give whole numbers above zero.")
+    twice = next((rank for rank in ranks if ranks.count(rank) > 1), None)
+    if twice is not None:
+        raise ConfigurationError(f"The ranks to try name {twice} more than once.", "Name each once.")
     if request.yours is not None and not all(math.isfinite(x) and x > 0 for x in request.yours):
         raise ConfigurationError(
             f"Your own setting, rank {request.yours[0]}, alpha {request.yours[1]:g} and learning rate {request.yours[2]:g},"

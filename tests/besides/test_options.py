@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rightrank import cli, from_config  # noqa: F401  (imported whole before a part of it is replaced)
+from rightrank.arguments import asked_anew
 from rightrank.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def test_options_reach_the_request_and_the_command_to_run_again(
         "--layers",
         "--report-to",
         "wandb",
+        "--budget",
+        "3",
+        "--out=there",
     ]
     monkeypatch.setattr(sys, "argv", ["rightrank", *typed, *(["--dry-run"] if dry_run else [])])
     with pytest.raises(SystemExit):
@@ -58,3 +62,4 @@ def test_options_reach_the_request_and_the_command_to_run_again(
     assert request.layers is True
     assert request.show_stderr is False
     assert shlex.split(request.command) == ["rightrank", *typed]
+    assert shlex.split(asked_anew(request.command)) == ["rightrank", *typed[:-3]]

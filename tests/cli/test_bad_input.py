@@ -181,11 +181,11 @@ ODD = "\x1b[31m<script>[bold]"
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([*GOOD[:311], '{"prompt": "a", ', *GOOD[312:]], "rows.jsonl, line 312: is not valid JSON"),
-        ([*GOOD[:311], "[1]", *GOOD[312:]], "rows.jsonl, line 312: is a list, not a JSON object"),
+        ([*GOOD[:311], '{"prompt": "a", ', *GOOD[312:]], "rows.jsonl, line 312 is not valid JSON"),
+        ([*GOOD[:311], "[1]", *GOOD[312:]], "rows.jsonl, line 312 is a list, not a JSON object"),
         (
             [*GOOD[:7], {"prompt": "a", "completion": " "}],
-            "line 8: has an empty completion. Mend or delete that line",
+            "line 8 has an empty completion. Mend or delete that line",
         ),
         (
             [{"question": "a", "reply": "b"}] * 30,
@@ -232,6 +232,7 @@ def test_every_row_too_long(run: Run, model: Path, rows: Path) -> None:
         (("--ranks", "8,x"), "--ranks '8,x' is no list of ranks. Give whole numbers"),
         (("--ranks", "0,8"), "0 is no rank. Give"),
         (("--ranks", "8", "--max-rank", "4"), "Every rank to try is above --max-rank 4. Raise"),
+        (("--ranks", "8,16,8"), "The ranks to try name 8 more than once. Name each once"),
         (("--max-rank", "0"), "The largest rank 0 is no rank. Give"),
         (("--yours", "nonsense"), "--yours 'nonsense' is no setting. Give rank, alpha and learning rate"),
         (
@@ -253,6 +254,7 @@ def test_every_row_too_long(run: Run, model: Path, rows: Path) -> None:
         (("--no\x1b[31m",), "No such option: --no"),
         (("--data-split", "train"), "has no splits, so none is called 'train'. Leave out --data-split"),
         (("--resume",), "--resume needs the run to go on with. Name its directory with --out"),
+        (("--resume", "--out", "none"), "none holds no run to go on with. Leave --resume out to begin one"),
     ],
 )
 def test_settings_that_make_no_sense(
@@ -268,7 +270,7 @@ def test_settings_that_make_no_sense(
         (("--ranks", "8,4096"), small_rows(), "Rank 4096 is beyond the width"),
         (("--yours", "512,16,1e-4"), small_rows(), "Rank 512 is beyond the width"),
         ((), small_rows(1), "There is 1 usable example"),
-        ((), [*small_rows(), "{"], "line 101: is not valid JSON"),
+        ((), [*small_rows(), "{"], "line 101 is not valid JSON"),
         (("--eval-data", "few.jsonl"), small_rows(), "There are 3 usable examples in the held-out data"),
         (
             (),

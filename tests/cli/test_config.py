@@ -81,6 +81,8 @@ def test_a_config_is_all_that_is_needed(config: Path, run: Run, tmp_path: Path) 
     assert float(held["learning_rate"]) == answer.choice.learning_rate
     assert f"Config: run/mine.yml ({len(changed)} lines changed)" in said.out
     assert "In mine.yml: " in said.out and " → " in said.out
+    assert "No config for torchtune: " in said.out
+    assert all(len(line) <= 80 for line in said.out.splitlines() if not line.startswith("  rightrank "))
 
     folder = tmp_path / "run" / "finished_adapter"
     assert "Finished adapter: run/finished_adapter (trained on all 100 rows)" in said.out
@@ -94,6 +96,8 @@ def test_a_config_is_all_that_is_needed(config: Path, run: Run, tmp_path: Path) 
     tensors = load_file(folder / "adapter_model.safetensors")
     assert all(abs(t).max() > 0 for name, t in tensors.items() if "lora_B" in name)
     assert {name.split(".")[-3] for name in tensors} == {"q_proj", "v_proj"}
+    seen = run("run/finished_adapter", "rows.jsonl", name="cut")
+    assert seen.code == 2 and "was trained on these rows" in seen.complaint
     rows = [
         json.loads(line) for line in (tmp_path / "run" / "chat_rows" / "train.jsonl").read_text().splitlines()
     ]

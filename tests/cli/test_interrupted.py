@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import shlex
 import signal
 import stat
 import subprocess
@@ -252,10 +253,36 @@ def test_an_existing_run_is_not_overwritten(run: Run, model: Path, rows: Path, t
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     said = run(model, rows, *QUICK, "--out", "run")
     assert said.code == 2 and said.out == "" and "run holds a run already. Add --resume" in said.complaint
-    for changed in (("--seed", "1"), ("--epochs", "2"), ("--ranks", "2,4")):
+    save_rows(tmp_path / "rows.jsonl", small_rows(90))
+    data = "its data are not the same"
+    for changed, words in {
+        ("--seed", "1"): f"run holds another run: {data}; seed 0 there, 1 here.",
+        ("--epochs", "2"): f"run holds another run: {data}; epochs 1 there, 2 here.",
+        ("--ranks", "2,4"): f"run holds another run: {data}; ranks 4, 8 there, 2, 4 here.",
+    }.items():
         said = run(model, rows, *QUICK, "--out", "run", "--resume", *changed)
-        assert said.code == 2 and said.out == "" and "run holds another run: " in said.complaint
+        assert said.code == 2 and said.out == "" and words in said.complaint
+        assert "Loading" not in said.err, "said before the model is loaded"
     assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+def test_a_run_is_gone_on_with_by_its_own_record(run: Run, model: Path, rows: Path, tmp_path: Path) -> None:
+    first = run(model, rows, *QUICK, "--out", "run", "--yours", "2,4,1e-3", "--json")
+    assert first.code == 0, first.err
+    said = run("--out", "run", "--resume", "--finish", "--json")
+    assert said.code == 0, said.err
+    assert said.err.startswith(f"Going on with run: {model} on {rows}, as it was begun.\n")
+    then, now = json.loads(first.out), json.loads(said.out)
+    assert now["finished"]["examples"] == 100 and now["choice"] == then["choice"]
+    assert now["recipe"] == then["recipe"] and now["recipe"]["origins"]["epochs"] == "given"
+    words = shlex.split(now["provenance"]["command"])
+    assert words[:4] == ["rightrank", "recommend", str(model), str(rows)] and "--finish" in words
+    assert {" ".join(words[i : i + 2]) for i in range(4, len(words))} >= {
+        "--ranks 4,8", "--yours 2,4,0.001", "--epochs 1", "--batch-size 8", "--device cpu",
+    }  # fmt: skip
+    for changed in (("--seed", "1"), (model, "--epochs", "2")):
+        other = run(*changed, "--out", "run", "--resume")
+        assert other.code == 2 and "run holds another run: " in other.complaint
 
 
 def test_another_speed_does_not_keep_a_run_from_being_resumed(

@@ -17,7 +17,10 @@ import cut_world
 import tiny_world
 from rightrank import cut
 from rightrank.cuts.result import CutResult
-from rightrank.errors import ConfigurationError, DataError, TooFewExamplesError
+from rightrank.data import prepare
+from rightrank.errors import ConfigurationError, DataError, TooFewExamplesError, UserError
+from rightrank.recipe import Recipe
+from rightrank.runs.durable import write_json
 
 ROWS = cut_world.rows()
 
@@ -160,7 +163,7 @@ def test_a_base_in_4_bits_is_cut_and_serves_what_was_measured(tmp_path, monkeypa
 
 
 def refused(match, adapter, data=None, **options):
-    with pytest.raises(ConfigurationError, match=match) as caught:
+    with pytest.raises(UserError, match=match) as caught:
         cut(
             adapter,
             ROWS if data is None else data,
@@ -193,6 +196,20 @@ def test_what_cannot_be_cut_is_refused_in_a_sentence(tmp_path):
     tensors["base_model.model.lm_head.lora_A.weight"] = torch.zeros(4, 32)
     save_file(tensors, folder / "adapter_model.safetensors")
     refused("adapts lm_head", folder, out=tmp_path / "new")
+
+
+@pytest.mark.parametrize("named", ["data", "rows"])
+def test_rows_that_the_adapter_was_trained_on_are_refused(named, tmp_path):
+    folder = cut_world.write_adapter(tmp_path / "run" / "given")
+    known = prepare(ROWS, tiny_world.word_tokenizer(), Recipe()).rows_fingerprint
+    write_json(folder / "rightrank.json", {"rank": 16, "data": "0", named: known})
+    seen = refused("was trained on these rows", folder, out=tmp_path / "new")
+    assert "--eval-data" in seen.mend and isinstance(seen, DataError)
+    write_json(tmp_path / "run" / "run.json", {"about": {"request": {"eval_data": "held\nout.jsonl"}}})
+    seen = refused("was trained on these rows", folder, out=tmp_path / "new")
+    assert seen.mend.startswith("Its run held out held?out.jsonl: name that")
+    write_json(folder / "rightrank.json", {"rank": 16, "data": "0", "rows": "1"})
+    refused("holds no config.json", folder, out=tmp_path / "new", model=tmp_path / "run")
 
 
 def test_the_command_prints_the_answer_and_writes_a_page(tmp_path):

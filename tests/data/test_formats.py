@@ -134,7 +134,7 @@ def test_columns_that_are_not_understood(row: dict[str, Any], why: str) -> None:
     ("good", "bad", "why"),
     [
         ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, "lacks the field 'completion'"),
-        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": 5}, "is of type int"),
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": 5}, "has a value of type int"),
         ({"prompt": "a", "completion": "b"}, {"prompt": None, "completion": "b"}, "lacks the field 'prompt'"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "\ud800"}, "surrogate"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " \n"}, "empty completion"),
@@ -142,15 +142,15 @@ def test_columns_that_are_not_understood(row: dict[str, Any], why: str) -> None:
         ({"messages": CHAT}, {"messages": CHAT[:1]}, "no message of the assistant"),
         ({"messages": CHAT}, {"messages": []}, "empty list"),
         ({"messages": CHAT}, {"messages": "Hi"}, "no list of messages"),
-        ({"messages": CHAT}, {"messages": ["Hi"]}, "lacks 'role' or 'content'"),
-        ({"messages": CHAT}, {"messages": SHAREGPT}, "lacks 'role' or 'content'"),
+        ({"messages": CHAT}, {"messages": ["Hi"]}, "without 'role' or 'content'"),
+        ({"messages": CHAT}, {"messages": SHAREGPT}, "without 'role' or 'content'"),
         ({"messages": CHAT}, {"messages": [CHAT[0], {**CHAT[1], "content": None}]}, "not text"),
         ({"messages": CHAT}, {"messages": [CHAT[0], {**CHAT[1], "content": ""}]}, "empty completion"),
         ({"messages": CHAT}, {"messages": [{"role": "narrator", "content": "x"}]}, "role 'narrator'"),
         (
             {"instruction": "a", "output": "b"},
             {"instruction": "a", "output": "b", "input": 3},
-            "is of type int",
+            "has a value of type int",
         ),
         ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b", "history": [1]}, "history"),
         ({"prompt": CHAT[:1], "completion": CHAT[1:]}, {"prompt": CHAT[:1], "completion": "b"}, "no list"),
@@ -166,7 +166,7 @@ def test_malformed_rows_are_named(good: dict[str, Any], bad: dict[str, Any], why
 
 def test_empty_completions_are_counted() -> None:
     rows = ({"prompt": "a", "completion": "b"}, *({"prompt": "a", "completion": ""},) * 4)
-    with pytest.raises(MalformedRowError, match=r"line 2: has an empty completion \(4 such rows in all\)"):
+    with pytest.raises(MalformedRowError, match=r"line 2 has an empty completion \(4 such rows in all\)"):
         parse_rows(read_rows(list(rows)))
 
 

@@ -132,12 +132,12 @@ def test_malformed_lines_are_named(tmp_path: Path, content: bytes, line: int, wh
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("data.json", b'[{"a": 1},\n{"a": 2\n]', r"data\.json, line 3: is not valid JSON"),
+        ("data.json", b'[{"a": 1},\n{"a": 2\n]', r"data\.json, line 3 is not valid JSON"),
         ("data.json", b'"text"', "holds a string"),
-        ("data.json", b"[1]", "line 1: is no mapping"),
+        ("data.json", b"[1]", "line 1 is no mapping"),
         ("data.json", b"[]", "holds no rows"),
-        ("data.csv", b"a,b\n1,2\n1,2,3\n", "line 2: has more fields than the header"),
-        ("data.csv", b"a,b\n1\n", "line 1: has fewer fields"),
+        ("data.csv", b"a,b\n1,2\n1,2,3\n", "line 2 has more fields than the header"),
+        ("data.csv", b"a,b\n1\n", "line 1 has fewer fields"),
         ("data.csv", b'a,b\n"x\n', "is no CSV"),
         ("data.csv", b"a,b\n", "holds no rows"),
         ("data.jsonl", b"", "is empty"),

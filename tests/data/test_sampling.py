@@ -76,7 +76,7 @@ def test_no_more_rows_are_held_than_are_kept() -> None:
     ],
 )
 def test_rows_that_are_none(row: Any, why: str) -> None:
-    with pytest.raises(MalformedRowError, match=f"data, line 7: {why}"):
+    with pytest.raises(MalformedRowError, match=f"data, line 7 {why}"):
         sampled("data", [(7, row)])
 
 
@@ -146,5 +146,5 @@ def test_trainers_get_every_row(large: Path) -> None:
     lines[spoilt] = '{"prompt": "no answer"}'
     large.write_text("\n".join(lines))
     assert understand(large).rows == 1_000, "not in the sample"
-    with pytest.raises(MalformedRowError, match=f"line {spoilt + 1}: lacks the field 'completion'"):
+    with pytest.raises(MalformedRowError, match=f"line {spoilt + 1} lacks the field 'completion'"):
         list(each_conversational_row(large))

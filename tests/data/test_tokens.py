@@ -368,6 +368,9 @@ def test_prepare_end_to_end(chat_tokenizer: Any) -> None:
     assert prepare(fixed, chat_tokenizer, Recipe()).notes == ()
     held = prepare(rows[:30], chat_tokenizer, Recipe(), eval_data=rows[25:])
     assert (len(held.train), len(held.decide) + len(held.score), held.overlap_removed) == (25, 35, 5)
+    assert (
+        prepare(rows[:30], chat_tokenizer, Recipe()).fingerprint == held.rows_fingerprint != held.fingerprint
+    )
     assert held.held_out_from == "--eval-data" and "5 training rows were left out" in " ".join(held.notes)
 
 

@@ -81,9 +81,10 @@ class Bench:
         return self.folder / f"run{self.count}"
 
     def resumed(self, fault: str, at: str, out: Path, end: Ended) -> Trial:
-        """Resume the disturbed run in ``out``, and compare."""
+        """Resume the disturbed run in ``out``, or begin anew where it left nothing there, and compare."""
         kept = whole_results(out)
-        again = in_child(self.work(out, resume=True), self.notes)
+        there = out.is_dir() and any(out.iterdir())
+        again = in_child(self.work(out, resume=there), self.notes)
         differs = unlike(result_of(out), self.whole) if again.code == 0 else ["everything"]
         after = whole_results(out)
         lost = sum(after.get(name) != content for name, content in kept.items())

@@ -196,12 +196,12 @@ def test_a_pack_trained_again_takes_its_old_place(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": "xyz"}, "holds another run: model differs"),
+        ({"model": "xyz"}, "holds another run: its model is not the same"),
         (
             {"model": "xyz", "recipe": {"epochs": 1.0, "adam_betas": (0.9, 0.999)}},
-            "another run: model, recipe differ",
+            "another run: epochs 3 there, 1 here; its model is not the same",
         ),
-        ({"new": 1}, "new differs"),
+        ({"new": 1}, "new none there, 1 here"),
     ],
 )
 def test_another_runs_settings_are_refused_by_name(tmp_path, changes, words):
@@ -218,7 +218,7 @@ def test_a_damaged_run_file_is_written_again_from_the_measurements(tmp_path, con
     path = tmp_path / "run.json"
     whole = path.read_bytes()
     path.write_text(content) if content is not None else path.unlink()
-    with pytest.raises(ConfigurationError, match="another run: model differs"):
+    with pytest.raises(ConfigurationError, match="another run: its model is not"):
         LossTable(tmp_path, {**SETTINGS, "model": "xyz"})
     looked = LossTable.opened(tmp_path)
     assert numbers(looked) == [0] and looked.about == ABOUT

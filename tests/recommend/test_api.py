@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -280,7 +281,10 @@ def test_json_and_nothing_else_on_stdout(folder: Path, tmp_path: Path) -> None:
     assert said.returncode == 0, said.stderr
     answer = Recommendation.from_json(said.stdout)
     assert answer.status and answer.provenance.command.startswith("rightrank recommend ")
-    assert "--json" not in answer.provenance.command and "--budget" not in answer.provenance.command
+    assert answer.provenance.command.endswith(shlex.join(options))
+    assert all(
+        "--out" not in step.command and step.command.count("--budget") == 1 for step in answer.to_decide
+    )
     assert said.stderr.startswith("rows.jsonl: prompt/completion, 80 train / 20 held out.\n")
     assert "Loading weights" not in said.stderr and "%|" not in said.stderr and "\n\n" not in said.stderr
     files = {p.name for p in (tmp_path / "run").iterdir()}

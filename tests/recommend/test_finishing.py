@@ -55,6 +55,7 @@ def prepared(
         score=tuple(range(90, 100)),
         held_out_from=held_out_from,
         train_of_all=None,
+        rows_fingerprint="r",
     )
     trainer = Trainer(rows, **how)
 
@@ -99,7 +100,7 @@ def test_the_winner_is_trained_on_every_row_there_is(
     assert answer.finished.directory == str(folder)
     assert (folder / "adapter_model.safetensors").read_bytes() == b"weights"
     label = json.loads((folder / "rightrank.json").read_text())
-    assert (label["rank"], label["examples"]) == (choice.rank, rows)
+    assert (label["rank"], label["examples"], label["rows"]) == (choice.rank, rows, "r")
     assert not list(tmp_path.glob("*.part"))
     assert type(answer).from_json((tmp_path / "recommendation.json").read_text()) == answer
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from report.samples import STATUSES, hostile, sample
 from rightrank.report import choices
+from rightrank.report.facts import trained_on
 from rightrank.report.terminal import print_recommendation
 from rightrank.stats.paired import FEWEST_EXAMPLES
 
@@ -220,15 +221,18 @@ def test_files_in_the_reports_folder_are_named_once_and_a_gguf_beside_them() -> 
     gguf = replace(answer, model=replace(answer.model, name="models/x.gguf"))
     print_recommendation(gguf, Console(file=file, width=80), paths)
     lines = file.getvalue().splitlines()
-    assert lines[-6:] == [
+    assert lines[-7:] == [
         "Config: run/mine.yml (3 lines changed)",
         "Report: run/report.html",
         "Finished adapter: run/f (trained on all 9 rows)",
         "Beside it: trl_sft.yaml, recommendation.json",
+        "The configs train on all your rows, those held out here too.",
         "These configs cannot run as they are: they name a GGUF file, which no trainer",
         "reads. Put the name of the model that it was made from in its place.",
     ]
     assert "GGUF" not in printed(answer)
+    given = replace(answer, data=replace(answer.data, held_out_from="--eval-data"))
+    assert trained_on(answer) and not trained_on(given), "held-out rows of their own file are not trained on"
 
 
 def test_of_what_was_assumed_what_matters_most_is_named() -> None:

@@ -139,7 +139,7 @@ def test_other_questions_are_named(tmp_path: Path) -> None:
     }
     both = {SMALL: losses(1.9), LARGE: losses(2.0)}
     found = compared(tmp_path, {"losses": both, "choose": SMALL}, {"losses": both, "choose": LARGE, **other})
-    assert found.verdict == "other question" and found.contrasts == () and exit_code(found) == 0
+    assert found.verdict == "other question" and found.contrasts == () and exit_code(found) == 2
     lines = comparison_lines(found)
     assert lines[0] == "They answer different questions, and their settings differ."
     asked, measured = lines[-2:]

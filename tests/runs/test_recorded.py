@@ -56,6 +56,16 @@ def test_a_request_comes_back_as_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     assert request_of(table, dataset="elsewhere.jsonl", device="cpu").dataset == "elsewhere.jsonl"
 
 
+def test_who_gave_the_recipe_comes_back_too() -> None:
+    table = table_of(Request("m", "d", recipe=Recipe().given(epochs=2.0).given("config", max_length=64)))
+    assert request_of(table).recipe.origins == {"epochs": "given", "max_length": "config"}
+    table.about["origins"] = {"epochs": "given", "\x1b[31m": "given"}
+    assert request_of(table).recipe.origins == {"epochs": "given"}
+    table.about["origins"] = {"epochs": "someone"}
+    with pytest.raises(ConfigurationError, match="not what was written"):
+        request_of(table)
+
+
 def test_what_was_in_memory_is_not_kept() -> None:
     secret = [{"prompt": "secret", "completion": "secret"}]
     table = table_of(Request(object(), secret, tokenizer=object(), eval_data=secret))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import rightrank
+from cuts.samples_of_cuts import a_cut
 from rightrank import Recipe
 from rightrank.errors import ConfigurationError
 from rightrank.outputs import write_outputs
@@ -65,6 +66,22 @@ def test_what_rightrank_did_not_write_is_listed_and_left(tmp_path: Path) -> None
     assert not remove(planned)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["my_adapter", "notes.txt"]
     assert "left, since rightrank did not write it: my_adapter, notes.txt" in line_after(planned)
+
+
+def test_a_cut_is_removed_as_a_run_is(tmp_path: Path) -> None:
+    run = tmp_path / "cut"
+    (run / "adapter").mkdir(parents=True)
+    (run / "report.html").write_text("")
+    (run / "recommendation.html").write_text("mine")
+    a_cut().save(run)
+    planned = plan_removal(run)
+    assert planned.removes == ("adapter", "report.html", "cut.json"), "what tells that it is a cut goes last"
+    assert planned.leaves == ("recommendation.html",)
+    assert f"a cut of {a_cut().adapter}, " in lines_before(planned)[0]
+    assert not remove(planned) and line_after(planned).startswith("The cut in ")
+    (run / "cut.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="holds no run and no cut"):
+        plan_removal(run)
 
 
 def test_planning_touches_nothing(tmp_path: Path) -> None:

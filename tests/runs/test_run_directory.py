@@ -93,22 +93,17 @@ def kept(directory: Path) -> str | None:
 
 def test_the_kept_adapter_is_the_answers_and_says_so(tmp_path: Path) -> None:
     table = table_with_adapters(tmp_path)
-    keep_adapter(table, answer_of(4))
+    keep_adapter(table, answer_of(4), "r")
     assert kept(tmp_path) == "weights of rank 4" and (tmp_path / "adapters").is_dir()
     label = read_json(tmp_path / "adapter" / "rightrank.json")
-    assert (label["rank"], label["pack"], label["model"], label["data"], label["device"]) == (
-        4,
-        0,
-        "m",
-        "d",
-        "CPU",
-    )
-    keep_adapter(table, answer_of(8, "SETTLED"))
+    said = [label[name] for name in ("rank", "pack", "model", "data", "rows", "device")]
+    assert said == [4, 0, "m", "d", "r", "CPU"]
+    keep_adapter(table, answer_of(8, "SETTLED"), "r")
     assert kept(tmp_path) == "weights of rank 8"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"], "the others go once there is an answer"
-    keep_adapter(table, answer_of(8, "SETTLED"))
+    keep_adapter(table, answer_of(8, "SETTLED"), "r")
     assert kept(tmp_path) == "weights of rank 8", "answered again, with nothing left to copy"
-    keep_adapter(table, answer_of(4))
+    keep_adapter(table, answer_of(4), "r")
     assert kept(tmp_path) is None, "an adapter of another choice is not left to be taken for the answer's"
 
 
@@ -125,14 +120,14 @@ def test_killed_while_adapters_are_removed_the_kept_one_stays_whole(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", half)
         with pytest.raises(KeyboardInterrupt):
-            keep_adapter(table, answer_of(4, "SETTLED"))
-    keep_adapter(table, answer_of(4, "SETTLED"))
+            keep_adapter(table, answer_of(4, "SETTLED"), "r")
+    keep_adapter(table, answer_of(4, "SETTLED"), "r")
     assert kept(tmp_path) == "weights of rank 4" and damaged_adapter(tmp_path) == []
     assert sorted(p.name for p in tmp_path.iterdir()) in (["adapter"], ["adapter", "adapters.old"])
 
 
 def test_a_damaged_adapter_is_found(tmp_path: Path) -> None:
-    keep_adapter(table_with_adapters(tmp_path), answer_of(4))
+    keep_adapter(table_with_adapters(tmp_path), answer_of(4), "r")
     (tmp_path / "adapter" / "adapter_model.safetensors").write_text("weights of rank 5")
     (tmp_path / "adapter" / "adapter_config.json").unlink()
     assert damaged_adapter(tmp_path) == ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]

@@ -100,8 +100,7 @@ def deliver(answer: Recommendation, directory: Path, request: Any, *, as_json: b
         else:
             from rich.console import Console
 
-            from rightrank.progress import say
-            from rightrank.report.terminal import print_recommendation
+            from rightrank.report.terminal import print_recommendation, say
 
             console = Console(highlight=False)
             print_recommendation(answer, console, written.paths)

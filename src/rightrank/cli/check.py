@@ -16,7 +16,13 @@ from rightrank.errors import StoppedError
 @app.command(short_help="Keep a config's settings, or change these lines?")
 def check(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="Your trainer's config.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="CONFIG",
+            help="YAML or JSON that names rank and learning rate: of TRL, Axolotl, Unsloth, LLaMA-Factory, MLX-LM, ms-swift"
+            " or torchtune. No Python program.",
+            show_default=False,
+        ),
     ],
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure it instead of estimating; takes minutes.")

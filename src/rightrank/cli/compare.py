@@ -17,7 +17,10 @@ OtherRun = Annotated[Path, typer.Argument(metavar="B", help="Another's.", show_d
 
 @app.command()
 def compare(a: OneRun, b: OtherRun, as_json: Json = False, debug: Debug = False) -> None:
-    """Say whether the answers of two runs to one question differ. Exit code 1 where they do."""
+    """Say whether the answers of two runs to one question differ.
+
+    Exit code 1 where they do, 2 where the runs answer different questions.
+    """
     set_debug(debug)
     from rightrank.runs import comparison
 

@@ -13,11 +13,13 @@ from rightrank.cli.app import Debug, app, set_debug
 
 @app.command()
 def forget(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Directory of a run or a cut.", show_default=False)
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Delete a run: its losses, adapters, rows and reports."""
+    """Delete a run or a cut: its losses, adapters, rows and reports."""
     set_debug(debug)
     from rightrank.runs import removal
 

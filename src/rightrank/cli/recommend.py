@@ -58,7 +58,9 @@ def recommend(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Your trainer's config: model, data and recipe come from it."),
+        typer.Option(
+            metavar="FILE", help="Your trainer's config, YAML or JSON: model, data, recipe come from it."
+        ),
     ] = None,
     max_rank: Annotated[int | None, typer.Option(metavar="R", help="Largest rank you can serve.")] = None,
     eval_data: EvalData = None,
@@ -151,7 +153,7 @@ def recommend(
         "chat_template": False if no_chat_template else None,
         "trust_remote_code": trust_remote_code,
         "device": device,
-        "executor": one_of("--executor", executor, ("local", "ray")) or "local",
+        "executor": one_of("--executor", executor, ("local", "ray")),
         "out": out,
         "resume": resume,
         "seed": seed,

@@ -15,10 +15,13 @@ from rightrank.cuts.answer import make_cut_result, opened
 from rightrank.cuts.race import evaluations, race, versions_of
 from rightrank.cuts.result import FILE_NAME
 from rightrank.cuts.writing import FOLDER, write_cut
-from rightrank.errors import ConfigurationError
+from rightrank.data.wording import cleaned
+from rightrank.errors import ConfigurationError, DataError
 from rightrank.fitting import enough_memory, tokens_fit
+from rightrank.probe.record import group, run_record
 from rightrank.recipe import Recipe
-from rightrank.runs.directory import choose_directory
+from rightrank.runs.directory import LABEL, choose_directory
+from rightrank.runs.durable import DamagedError, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +58,7 @@ def cut(
     ``uniform``: one rank and one scale for all layers, as servers want it. ``by_layer``: a rank of its own for each layer, as many
     numbers together; not both.
     ``recipe``: maximum length and what the loss is on; the rest of it counts for nothing. Writes ``cut.json`` and the adapter into
-    ``out``. Raises UserError.
+    ``out``. Raises UserError, also where ``rightrank.json`` beside the adapter says that it was trained on ``dataset``.
     """
     if uniform and by_layer:
         raise ConfigurationError(
@@ -68,6 +71,7 @@ def cut(
     recipe = recipe or Recipe()
     with enough_memory():
         data, tokenizer = _rows(dataset, source, tokenizer, recipe, loading, chat_template, seed)
+        _refuse_rows_seen(adapter, data)
         on_text(
             f"{data.name}: {data.format}, {len(data.decide):,} rows choose, {len(data.score):,} others score."
         )
@@ -123,6 +127,24 @@ def _rows(
     if tokenizer is None and isinstance(source, (str, Path)):
         tokenizer = load_tokenizer(source, **loading)
     return prepare_held_out(parsed, tokenizer, recipe, chat_template=chat_template, seed=seed), tokenizer
+
+
+def _refuse_rows_seen(adapter: Path, data: HeldOutData) -> None:
+    """Raise DataError where ``data`` is what the adapter says that it was trained on: what it knows by heart tells nothing of a cut."""
+    try:
+        label = read_json(adapter / LABEL)
+    except (DamagedError, OSError):
+        return
+    if data.fingerprint not in (label.get("data"), label.get("rows")):
+        return
+    record = run_record(adapter.absolute().parent)
+    held_out = None if record is None else group(record["about"].get("request")).get("eval_data")
+    raise DataError(
+        f"The adapter was trained on these rows ({LABEL} in its folder says so), so they cannot tell what a cut loses.",
+        f"Its run held out {cleaned(held_out, 200)}: name that, or other rows that it has not seen."
+        if isinstance(held_out, str)
+        else "Name rows that it has not seen; `rightrank recommend --eval-data ROWS` keeps ROWS from every adapter of a run.",
+    )
 
 
 def _read(

@@ -223,11 +223,11 @@ class _RowReader:
 
     def checked(self, value: object, what: str) -> str:
         if not isinstance(value, str):
-            self.wrong(f"{what} is of type {type(value).__name__}, not text")
+            self.wrong(f"has a value of type {type(value).__name__} in {what}, not text")
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            self.wrong(f"{what} holds half a surrogate pair, which no tokenizer takes")
+            self.wrong(f"has half a surrogate pair in {what}, which no tokenizer takes")
         return value
 
     def exchange(self, prompt: str, completion: str, raw_prompt: str | None = None) -> Conversation:
@@ -248,7 +248,7 @@ class _RowReader:
         given = self.row.get("input")
         context = "" if given is None else self.checked(given, "the field 'input'")
         if self.row.get("history"):
-            self.wrong("holds earlier turns in 'history': give such data as messages")
+            self.wrong("holds earlier turns in 'history'; give such data as messages")
         if not context.strip():
             return self.exchange(instruction, output, ALPACA_WITHOUT_INPUT.format(instruction=instruction))
         raw = ALPACA_WITH_INPUT.format(instruction=instruction, input=context)
@@ -271,20 +271,20 @@ class _RowReader:
     def turns(self, column: str, *, sharegpt: bool) -> tuple[Turn, ...]:
         value = self.row.get(column)
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            self.wrong(f"the field {quoted(column)} is no list of messages")
+            self.wrong(f"has no list of messages in the field {quoted(column)}")
         if not value:
-            self.wrong(f"the field {quoted(column)} is an empty list")
+            self.wrong(f"has an empty list in the field {quoted(column)}")
         return tuple(self.turn(message, sharegpt=sharegpt) for message in value)
 
     def turn(self, message: object, *, sharegpt: bool) -> Turn:
         role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
         if not isinstance(message, dict) or role_key not in message or content_key not in message:
-            self.wrong(f"a message lacks {role_key!r} or {content_key!r}")
+            self.wrong(f"has a message without {role_key!r} or {content_key!r}")
         refused_message(message, self.name, self.line)
         role = message[role_key]
         known = SHAREGPT_ROLES if sharegpt else {role: role for role in ROLES}
         if not isinstance(role, str) or role not in known:
-            self.wrong(f"a message has the role {quoted(role)}; understood are {listed(known)}")
+            self.wrong(f"has a message of the role {quoted(role)}; understood are {listed(known)}")
         content = _joined_parts(message[content_key])
         kept = next((key for key in REASONING if isinstance(message.get(key), str)), None)
         reasoning = (kept, self.checked(message[kept], "a message's reasoning")) if kept else None

@@ -41,6 +41,8 @@ class PreparedData:
     format: str
     fingerprint: str
     """Sixteen hex digits over what the rows say (held-out data too), whatever their columns are called."""
+    rows_fingerprint: str
+    """The same without held-out data of a file of its own."""
     rows: int
     """Rows of the source, and of the held-out data where that was given; all of them, even where a sample was taken."""
     truncated: int
@@ -136,6 +138,7 @@ def prepare(
         name=parsed.name,
         format=parsed.format,
         fingerprint=fingerprint([part.conversations for part in sources], [part.total for part in sources]),
+        rows_fingerprint=fingerprint([parsed.conversations], [parsed.total]),
         rows=sum(part.rows for part in sources),
         truncated=sum(part.truncated for part in parts),
         dropped=sum(part.dropped for part in parts),

@@ -18,7 +18,7 @@ import numpy as np
 
 from rightrank.errors import ConfigurationError, ResourceError
 from rightrank.probe.pack import Configuration, Pack, PackResult, Role, pack_from, packed, unpacked, written
-from rightrank.probe.record import group, held_out_sizes, run_record, told_about
+from rightrank.probe.record import another_run, group, held_out_sizes, run_record, told_about
 from rightrank.runs.durable import (
     DRAFT,
     DamagedError,
@@ -114,13 +114,8 @@ class LossTable:
         record = run_record(self.directory)
         self._unknown = record is None
         if record is not None:
-            found = record["settings"]
-            odd = sorted(key for key in wanted if found.get(key) != wanted[key])
-            if odd:
-                raise ConfigurationError(
-                    f"{self.directory} holds another run: {', '.join(odd)} {'differs' if len(odd) == 1 else 'differ'}.",
-                    "Resume with the same settings, or name another --out.",
-                )
+            if (other := another_run(self.directory, record["settings"], wanted)) is not None:
+                raise other
             if not record["restored"]:
                 return
         about = self._about if record is None else record["about"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
+from rightrank.data.wording import cleaned
+from rightrank.errors import ConfigurationError
 from rightrank.probe.pack import unpacked
 from rightrank.probe.plan import Breadth
 from rightrank.runs.durable import DamagedError, read_json, read_whole
@@ -32,6 +35,41 @@ def run_record(directory: Path) -> dict[str, Any] | None:
             if isinstance(facts.get("run"), dict):
                 return {"settings": facts["run"], "about": told_about(facts.get("about")), "restored": True}
     return None
+
+
+def another_run(
+    directory: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> ConfigurationError | None:
+    """What to raise where the run in ``directory``, whose settings were ``found``, is not as ``wanted``, setting by setting."""
+    now = json.loads(json.dumps(dict(wanted)))
+    pairs: dict[str, tuple[Any, Any]] = {}
+    for name in now:
+        then = found.get(name)
+        if isinstance(then, dict) and isinstance(now[name], dict):
+            pairs |= {inner: (then.get(inner), value) for inner, value in now[name].items()}
+        else:
+            pairs[name] = (then, now[name])
+    odd = [_apart(name, *pair) for name, pair in sorted(pairs.items()) if pair[0] != pair[1]]
+    if not odd:
+        return None
+    return ConfigurationError(
+        f"{directory} holds another run: {'; '.join(odd)}.",
+        "Resume with the same settings, or name another --out.",
+    )
+
+
+def _apart(name: str, then: Any, now: Any) -> str:
+    """A setting there and here; a fingerprint would tell a person nothing."""
+    if name in ("model", "data"):
+        return f"its {name} {'is' if name == 'model' else 'are'} not the same"
+    there, here = (
+        "none" if value is None
+        else ", ".join(map(str, value)) if isinstance(value, list)
+        else f"{value:g}" if isinstance(value, float)
+        else str(value)
+        for value in (then, now)
+    )  # fmt: skip
+    return f"{name.replace('_', ' ')} {cleaned(there)} there, {cleaned(here)} here"
 
 
 def told_about(raw: Any) -> dict[str, Any]:

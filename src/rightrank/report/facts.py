@@ -227,6 +227,13 @@ def gguf(recommendation: Recommendation) -> str:
     )
 
 
+def trained_on(recommendation: Recommendation) -> str:
+    """On which rows the configs train, where those are not the ones that were trained on here; else empty."""
+    if recommendation.data.held_out_from == "--eval-data":
+        return ""
+    return "The configs train on all your rows, those held out here too."
+
+
 def price(figure: Figure | None) -> str:
     """Of a next step: ``About 25 min``, or that it cannot be told."""
     return "Time unknown" if figure is None else _capital(wording.about_minutes(figure.value))

@@ -238,5 +238,7 @@ def _files(recommendation: Recommendation, console: Console, paths: Mapping[str,
         console.print(Text(line), soft_wrap=True)
     if len(beside) > 1:
         say(console, f"Beside it: {', '.join(Path(paths[label]).name for label in beside)}")
+    if len(paths) > 2 and facts.trained_on(recommendation):
+        say(console, facts.trained_on(recommendation))
     if len(paths) > 2 and facts.gguf(recommendation):
         say(console, facts.gguf(recommendation), "yellow")

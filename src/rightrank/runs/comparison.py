@@ -182,8 +182,8 @@ def _top(answer: Recommendation) -> int:
 
 
 def exit_code(comparison: Comparison) -> int:
-    """1 where the answers differ, as ``diff`` and its like have it."""
-    return 1 if comparison.verdict == "different" else 0
+    """1 where the answers differ, 2 where they cannot be compared, as ``diff`` and its like have it."""
+    return {"different": 1, "other question": 2}.get(comparison.verdict, 0)
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:

@@ -35,6 +35,8 @@ PLANNED = (
 )
 """What of a plan measurements depend on. A resumed run takes it from its first part, since a plan follows from speeds that are
 measured anew each time."""
+TRACES = ("run.json", "packs", NAME)
+"""What a run leaves first: any of it can be gone on with."""
 WEIGHTS = "adapter_model.safetensors"
 FOLDERS = (
     "packs",
@@ -43,13 +45,17 @@ FOLDERS = (
     "adapter",
     CUT_FOLDER,
     LAYERS_FOLDER,
+    "cutting",
     "finished_adapter",
+    "finishing",
     "trl_rows",
     "chat_rows",
     "tensorboard",
 )
 SUFFIXES = (".json", ".html", ".yml", ".yaml", ".toml", ".sh", ".py", ".lock", DRAFT)
 """What we write into a run directory, besides those folders."""
+OF_OTHERS = ("wandb",)
+"""Folders that trackers write there, with links of their own in them."""
 LABEL = "rightrank.json"
 """Beside a kept adapter: which configuration it is, of which run, and its checksums."""
 FORESEEN = ("budget_seconds", "planned_seconds", "run_seconds", "all_rows_seconds")
@@ -59,8 +65,8 @@ FORESEEN = ("budget_seconds", "planned_seconds", "run_seconds", "all_rows_second
 def choose_directory(out: str | Path | None, data: object, *, resume: bool) -> Path:
     """Where the run goes, before anything is loaded: ``out``, or a new folder named after the data and the time.
 
-    Raises ConfigurationError where ``out`` holds a run that is not to be resumed, or nothing is named to resume; ResourceError where
-    nothing can be written there. Makes nothing.
+    Raises ConfigurationError where ``out`` holds a run that is not to be resumed, or nothing is named or there to resume; ResourceError
+    where nothing can be written there. Makes nothing.
     """
     if out is None:
         if resume:
@@ -74,6 +80,11 @@ def choose_directory(out: str | Path | None, data: object, *, resume: bool) -> P
         raise taken(folder, holder)
     if not resume and (folder / "run.json").exists():
         raise _holds_a_run(folder)
+    if resume and not any((folder / name).exists() for name in TRACES):
+        raise ConfigurationError(
+            f"{folder} holds no run to go on with.",
+            "Leave --resume out to begin one there, or name another --out: `rightrank runs` lists the runs there are.",
+        )
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ResourceError(f"Nothing can be written to {folder}.", "Name another folder with --out.")
@@ -211,9 +222,10 @@ def _with_place(mend: str, directory: Path, *, named: bool) -> str:
     return mend if named or "--resume" not in mend else f"{mend.rstrip('.')} (--out {directory})."
 
 
-def keep_adapter(table: LossTable, answer: Recommendation) -> None:
+def keep_adapter(table: LossTable, answer: Recommendation, rows_fingerprint: str) -> None:
     """Keep the chosen configuration's adapter where it was trained on all the data; drop the others once there is an answer.
 
+    ``rows_fingerprint``: of the rows that it was trained on a part of, without held-out data of a file of its own.
     Whatever stops it in between: the kept adapter is whole, and it is the answer's or none.
     """
     folder, kept = table.directory / "adapters", table.directory / "adapter"
@@ -234,6 +246,7 @@ def keep_adapter(table: LossTable, answer: Recommendation) -> None:
         "examples": answer.data.train,
         "model": answer.model.fingerprint,
         "data": answer.data.fingerprint,
+        "rows": rows_fingerprint,
         "versions": answer.provenance.versions,
         "device": answer.cost.device,
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError
+from rightrank.probe.record import another_run, group, run_record
 from rightrank.recipe import Recipe
 from rightrank.request import Request
 from rightrank.runs.directory import foreseen, planned
@@ -50,20 +51,44 @@ def settings(
     return {
         "model": base.fingerprint,
         "dtype": base.dtype_name,
+        **_without_model(request, data),
+        "ranks": list(ranks),
+        "plan": planned(plan),
+    }
+
+
+def _without_model(request: Request, data: PreparedData) -> dict[str, Any]:
+    """What of ``settings`` is known before the model is loaded."""
+    return {
         "data": data.fingerprint,
         "recipe": {k: v for k, v in asdict(request.recipe).items() if k != "origins"},
         "seed": request.seed,
         "chat_template": request.chat_template,
-        "ranks": list(ranks),
         **({} if request.target_modules is None else {"target_modules": list(request.target_modules)}),
-        "plan": planned(plan),
     }
+
+
+def refuse_another_run(
+    directory: Path, request: Request, data: PreparedData, ranks: Sequence[int] | None
+) -> None:
+    """Raise ConfigurationError where ``directory`` holds a run of other settings, as far as they are known before the model is loaded.
+
+    ``ranks``: to try, None where only the model tells.
+    """
+    record = run_record(directory)
+    wanted = {"target_modules": None, **_without_model(request, data)}
+    if ranks is not None:
+        wanted["ranks"] = list(ranks)
+    other = None if record is None else another_run(directory, record["settings"], wanted)
+    if other is not None:
+        raise other
 
 
 def about(request: Request, base: BaseFacts, how_it_runs: str, plan: Plan) -> dict[str, Any]:
     """How to do it again: how model and data were named, on what it was measured, and what was foreseen. No row text."""
     return {
         "request": _named(request),
+        "origins": dict(request.recipe.origins),
         "device": base.device_words,
         "versions": versions(),
         "path": how_it_runs,
@@ -112,7 +137,7 @@ def request_of(table: LossTable, **given: Any) -> Request:
     )
     try:
         options = _checked(told)
-        recipe = TypeAdapter(Recipe).validate_python(table.settings.get("recipe"))
+        recipe = TypeAdapter(Recipe).validate_python(_recipe(table))
     except (ValueError, ConfigurationError) as error:
         raise damaged from error
     options |= {name: value for name, value in given.items() if value is not None}
@@ -122,9 +147,20 @@ def request_of(table: LossTable, **given: Any) -> Request:
         if isinstance(options.get(name), dict):
             raise ConfigurationError(
                 f"The run had its {name} in memory ({cleaned(str(options[name].get('in memory')))}), and it cannot be loaded again.",
-                f"Verify it from Python and pass `{name}=`.",
+                f"Do it from Python and pass `{name}=`.",
             )
     return Request(**options, recipe=recipe)
+
+
+def _recipe(table: LossTable) -> dict[str, Any]:
+    """The recipe of the run in ``table``, and where it says so, who gave each of its fields. Raises ValueError where it has none."""
+    recipe = table.settings.get("recipe")
+    if not isinstance(recipe, dict):
+        raise ValueError("recipe")
+    known = {field.name for field in fields(Recipe)}
+    origins = group(table.about.get("origins"))
+    kept = {name: origin for name, origin in origins.items() if name in known}
+    return {**recipe, "origins": kept}
 
 
 def _checked(told: Mapping[str, Any]) -> dict[str, Any]:

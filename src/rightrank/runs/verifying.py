@@ -15,6 +15,7 @@ import numpy as np
 
 from rightrank.besides.layers import trained_before
 from rightrank.besides.results import LAYERS_FOLDER
+from rightrank.data.wording import cleaned
 from rightrank.errors import ConfigurationError, DataError
 from rightrank.preparing import prepare
 from rightrank.probe.loss_table import LossTable, run_record
@@ -63,11 +64,13 @@ def verify(
     )
     request = replace(request, trust_remote_code=trust_remote_code)
     then = table.origins[place[0]] or table.about
+    on_text(_plan_line(table, answer, request.model))
     with TemporaryDirectory() as scratch:
         # The recorded sizes are taken from here, so that the run directory itself need not be writable.
         write_json(Path(scratch) / "run.json", {**table.settings, "about": table.about})
         prepared = prepare(
-            replace(request, out=scratch, resume=True, budget_minutes=LONGEST_MINUTES, metric=None)
+            replace(request, out=scratch, resume=True, budget_minutes=LONGEST_MINUTES, metric=None),
+            agree=False,
         )
     now = about(prepared.request, prepared.base, prepared.path.words, prepared.plan)
     fixed = _changed_settings(table, prepared)
@@ -210,6 +213,19 @@ def compare(then_E: np.ndarray, now_E: np.ndarray, base_E: np.ndarray, tokens_E:
 
 
 def _announcement(pack: Pack, result: PackResult) -> str:
-    seconds = result.seconds / len(pack.configurations)
-    took = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1.0, seconds):.0f} s"
+    took = _time(result.seconds / len(pack.configurations))
     return f"One of its runs is trained again, which took about {took} then."
+
+
+def _plan_line(table: LossTable, answer: Recommendation | None, model: Any) -> str:
+    """What comes before that, and how long it may take: what the run took besides training, which cuts and the like are part of."""
+    name = cleaned(Path(model).name) if isinstance(model, (str, Path)) else "the model"
+    line = (
+        f"The files are read. Loading {name}, checking how it runs here and timing its steps, as the run did"
+    )
+    besides = 0.0 if answer is None else answer.cost.took_minutes * 60 - table.seconds
+    return f"{line}: at most about {_time(besides)}." if besides > 0 else f"{line}."
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1.0, seconds):.0f} s"
