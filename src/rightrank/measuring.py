@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rightrank.answer import make_recommendation, measured_points, next_steps
+from rightrank.answer import make_recommendation, measured_points
 from rightrank.besides.cuts import Cuts, CutSubject, measure_cuts, no_cuts
 from rightrank.besides.layer_runs import LayersSubject
 from rightrank.besides.layers import LayersFound, measure_layers, trained_before
@@ -23,6 +23,7 @@ from rightrank.fitting import enough_memory
 from rightrank.runs.directory import held, keep_adapter, keeping
 from rightrank.runs.facts import cost, data_facts, model_facts, provenance, runs_spent
 from rightrank.runs.recorded import about, mixed_origins, settings, told
+from rightrank.to_decide import next_steps
 from rightrank.trackers import Tracking, start_tracking
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             interrupted=stopped or cuts.interrupted,
         ),
         points=measured_points(table, decision, request.recipe, outcome.evidence.tokens_E),
-        next_steps=next_steps(decision, prepared.plan, outcome.evidence, request.command),
+        next_steps=next_steps(decision, prepared.plan, outcome.evidence, request.recipe, request.command),
         train_gib=lambda rank: memory.peak_gib(job.parameters_per_rank * rank, batch_tokens),
         train_minutes=lambda rank: trainer_seconds(job, prepared.speed, rank, job.examples) / 60,
         adapter_mb=lambda rank: job.parameters_per_rank * rank * 2 / 1e6,
