@@ -17,6 +17,7 @@ from rightrank.recommendation import (
     Source,
 )
 from rightrank.stats.paired import Estimate, paired_contrast
+from rightrank.stats.results import NO_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,9 +99,17 @@ def searched_ranks(points: Sequence[MeasuredPoint]) -> frozenset[int]:
 
 
 def _unpriced(decision: Decision) -> list[str]:
-    """One sentence for all the popular settings that nothing measured comes near."""
-    names = [_label(price) for price in decision.choices if price.why_not]
-    return [f"Not priced, since nothing near was tried: {', '.join(names)}."] if names else []
+    """One sentence for all the popular settings that nothing measured comes near, one for those that no interval can be given of."""
+    bare = [_label(price) for price in decision.choices if price.why_not == NO_INTERVAL]
+    far = [_label(price) for price in decision.choices if price.why_not not in (None, NO_INTERVAL)]
+    return [
+        f"Not priced, since {why}: {', '.join(names)}."
+        for why, names in (
+            ("nothing near was tried", far),
+            ("they were not run and these runs bear no interval", bare),
+        )
+        if names
+    ]
 
 
 def measured_points(
