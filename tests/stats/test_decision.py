@@ -304,6 +304,16 @@ def test_guides_are_derived_or_measured_and_yours_is_priced_likewise() -> None:
     assert "outside" in str(row(run, "yours", 512).why_not)
 
 
+def test_a_run_far_away_tells_no_price() -> None:
+    """Between runs as beyond them, nothing is derived more than half a decade from the nearest."""
+    far = CLEAR.but(smooth=0.0, own=0.01, extra=((16, 1e-6),))
+    alone = row(quick(draw(far.but(rates=(1e-3, 3e-3)))), "guide", 16)
+    assert (alone.source, alone.loss) == (None, None) and "near" in str(alone.why_not)
+    near = [row(quick(draw(world)), "guide", 16) for world in (far, far.but(extra=()))]
+    assert [price.source for price in near] == ["derived", "derived"]
+    assert near[0].loss.value == pytest.approx(near[1].loss.value, abs=1e-9)  # type: ignore[union-attr]
+
+
 def test_without_scores_the_choosing_examples_score_and_that_is_said() -> None:
     evidence = draw(CLEAR)
     loss_CE = evidence.loss_CE.copy()
