@@ -153,6 +153,16 @@ def test_the_table_holds_the_numbers_of_the_chart() -> None:
         assert cell in text
 
 
+def test_every_loss_says_which_held_out_rows_it_is_on() -> None:
+    text = " ".join(Reader(page.render(sample("SETTLED"))).text.split())
+    choices, runs = text.index("The choices"), text.index("runs in numbers")
+    assert "loss, rows that score" in text[choices:runs]
+    assert "loss, rows that choose" in text[runs:] and "rows that choose, and gain lost" in text[runs:]
+    assert "Losses, on the rows that score" in text
+    assert "held-out loss" not in re.sub("held-out loss of the best run", "", text)
+    assert text.count("by the held-out rows that choose") == 2
+
+
 def test_extrapolation_is_told_and_only_where_there_is_some() -> None:
     sentence = "Measured to 1,350 rows; 2,700 extrapolated (intervals include it)."
     assert sentence in Reader(page.render(sample("SETTLED"))).text

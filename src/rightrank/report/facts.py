@@ -38,6 +38,10 @@ METHOD = (
     "Every run sees the same batches in the same order, starts from the same weights and is compared row by row on the same held-out "
     "rows; differences, not levels, are the evidence. Intervals are 95 % and count held-out rows and, where there are several, seeds."
 )
+RUNS_NOTE = (
+    "Here losses are on the held-out rows that choose, and gain lost is against the best run on as many rows; among the choices above both"
+    " are on the rows that score, against the best choice."
+)
 VALIDATED = "validated on SmolLM2-135M only so far"
 
 
