@@ -115,8 +115,11 @@ def _unpriced(decision: Decision) -> list[str]:
 def measured_points(
     table: LossTable, decision: Decision, recipe: Recipe, tokens_E: Int[np.ndarray, " E"]
 ) -> tuple[MeasuredPoint, ...]:
-    """Every finished run, in the order it was trained. ``tokens_E``: trained tokens of the held-out examples."""
-    runs = iter(decision.runs)
+    """Every finished run, in the order it was trained. ``tokens_E``: trained tokens of the held-out examples.
+
+    No run has a share of a gain that is not certain: neither has a choice.
+    """
+    runs, certain = iter(decision.runs), decision.margin is not None
     points = []
     for pack, result in zip(table.packs, table.results, strict=True):
         for k, c in enumerate(pack.configurations):
@@ -130,7 +133,9 @@ def measured_points(
                     examples=pack.examples,
                     steps=recipe.steps(pack.examples),
                     loss=run.decide_loss,
-                    gain_lost=None if run.gain_lost is None else _figure(run.gain_lost, PERCENT, "measured"),
+                    gain_lost=_figure(run.gain_lost, PERCENT, "measured")
+                    if certain and run.gain_lost
+                    else None,
                     train_loss=result.train_loss_K[k],
                     role=c.role,
                     checks=_checks(result, k, recipe, tokens_E),

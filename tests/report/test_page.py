@@ -163,6 +163,21 @@ def test_every_loss_says_which_held_out_rows_it_is_on() -> None:
     assert text.count("by the held-out rows that choose") == 2
 
 
+def test_the_table_of_runs_withholds_what_the_choices_withhold() -> None:
+    answer = sample("SETTLED")
+
+    def runs(answer: Recommendation) -> str:
+        text = Reader(page.render(answer)).text
+        return text[text.index("runs in numbers") : text.index("Here losses are")]
+
+    assert "14.8 % [14.0, 15.6]" in runs(answer)
+    assert "14.8 %" not in runs(replace(answer, margin=None))  # no certain gain, so no share of it
+    bare = [
+        replace(p, gain_lost=p.gain_lost and replace(p.gain_lost, low=None, high=None)) for p in answer.points
+    ]
+    assert "14.8 % –" in runs(replace(answer, points=tuple(bare)))
+
+
 def test_extrapolation_is_told_and_only_where_there_is_some() -> None:
     sentence = "Measured to 1,350 rows; 2,700 extrapolated (intervals include it)."
     assert sentence in Reader(page.render(sample("SETTLED"))).text
