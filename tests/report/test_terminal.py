@@ -177,12 +177,14 @@ def test_a_setting_with_several_names_has_one_line() -> None:
     assert len(lines[0]) == 80
 
 
-def test_a_rank_that_was_tried_at_ones_own_rate_alone_is_not_open() -> None:
+def test_a_rank_that_was_tried_at_ones_own_rate_alone_is_open_and_says_so() -> None:
     text = printed(twins(own_only=True))
-    assert text.startswith("UNDECIDED   Ruled out: r=4, r=8   Tried and open: r=32, r=64, r=128\n")
+    assert "Tried and open: r=16 (yours alone), r=32, r=64, r=128" in " ".join(text.split())
     lines = [line for line in text.splitlines() if "2e-4" in line]
     assert len(lines) == 1 and lines[0].startswith(" yours/guide r=16 a=32 2e-4 ")
     assert "Tried and open: r=16, r=32" in printed(twins(own_only=False))
+    guide = replace(twins(own_only=True), points=tuple(p for p in sample("UNDECIDED").points if p.rank != 16))
+    assert "r=16 (" not in printed(guide)  # it was not run
 
 
 def test_where_there_are_no_intervals_a_dash_stands_and_why() -> None:

@@ -201,14 +201,19 @@ def ranks(values: tuple[int, ...]) -> str:
     return ", ".join(f"r={rank}" for rank in values)
 
 
-def still_possible(recommendation: Recommendation) -> tuple[int, ...]:
-    """Ranks in the table that nothing has ruled out, each with learning rates of its own."""
+def still_possible(recommendation: Recommendation) -> str:
+    """Ranks in the table that nothing has ruled out, each with learning rates of its own: ``r=4, r=16 (yours alone), r=32``.
+
+    The person's own rank too, where it was run: no learning rate but theirs rules it neither in nor out.
+    """
     tuned = {
         option.rank
         for option in recommendation.options
         if option.kind == "tuned" and wording.searched(recommendation, option.rank)
     }
-    return tuple(sorted(tuned - set(recommendation.ruled_out)))
+    own = {point.rank for point in recommendation.points if point.role == "yours"} - tuned
+    named = {rank: f"r={rank}{' (yours alone)' if rank in own else ''}" for rank in tuned | own}
+    return ", ".join(named[rank] for rank in sorted(set(named) - set(recommendation.ruled_out)))
 
 
 def no_intervals(recommendation: Recommendation) -> str:
