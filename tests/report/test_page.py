@@ -163,6 +163,17 @@ def test_every_loss_says_which_held_out_rows_it_is_on() -> None:
     assert text.count("by the held-out rows that choose") == 2
 
 
+def test_intervals_are_spoken_of_only_where_some_are_shown() -> None:
+    answer = sample("SETTLED")
+    bare = tuple(
+        replace(o, gain_lost=o.gain_lost and replace(o.gain_lost, low=None, high=None))
+        for o in answer.options
+    )
+    said = ("Lines are 95 % intervals", "intervals include it")
+    assert all(words in Reader(page.render(answer)).text for words in said)
+    assert not any(words in Reader(page.render(replace(answer, options=bare))).text for words in said)
+
+
 def test_the_table_of_runs_withholds_what_the_choices_withhold() -> None:
     answer = sample("SETTLED")
 

@@ -196,11 +196,13 @@ def test_where_there_are_no_intervals_a_dash_stands_and_why() -> None:
     few = replace(answer.data, score=FEWEST_EXAMPLES - 1)
     text = printed(replace(answer, options=bare, data=few))
     assert "6.9 % –   " in text
+    assert "extrapolated." in text and "intervals include it" not in text
     assert f"–: no interval; {FEWEST_EXAMPLES} held-out rows must score for one, and fewer do.\n" in text
     enough = replace(answer.data, score=FEWEST_EXAMPLES)
     text = printed(replace(answer, options=bare, data=enough))
     assert "–: no interval; runs of so few steps are not to be relied on.\n" in text
-    assert "–: no interval" not in printed(answer)
+    assert "–: no interval" not in printed(answer) and "(intervals include it)" in printed(answer)
+    assert "intervals include it" not in printed(replace(answer, margin=None))
 
 
 def test_a_setting_that_was_not_run_on_all_rows_is_said_to_be_extrapolated() -> None:

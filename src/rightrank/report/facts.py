@@ -67,11 +67,18 @@ def measured(recommendation: Recommendation) -> str:
 def extrapolation(recommendation: Recommendation) -> str:
     """What was not measured but continued from smaller runs; empty where everything was measured."""
     data, top = recommendation.data, measured_to(recommendation)
-    if top and any(option.loss.source == "extrapolated" for option in recommendation.options):
-        if top >= data.train:  # but not this setting
-            return f"Run on fewer than all {data.train:,} rows; the rest is extrapolated."
-        return f"Measured to {top:,} rows; {data.train:,} extrapolated (intervals include it)."
-    return ""
+    if not top or not any(option.loss.source == "extrapolated" for option in recommendation.options):
+        return ""
+    if top >= data.train:  # but not this setting
+        return f"Run on fewer than all {data.train:,} rows; the rest is extrapolated."
+    included = " (intervals include it)" if intervals_shown(recommendation) else ""
+    return f"Measured to {top:,} rows; {data.train:,} extrapolated{included}."
+
+
+def intervals_shown(recommendation: Recommendation) -> bool:
+    """Whether any choice has an interval."""
+    lost = [option.gain_lost for option in recommendation.options]
+    return recommendation.gains and any(figure is not None and figure.low is not None for figure in lost)
 
 
 def yours(recommendation: Recommendation) -> str:
