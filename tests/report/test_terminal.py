@@ -212,6 +212,20 @@ def test_a_setting_that_was_not_run_on_all_rows_is_said_to_be_extrapolated() -> 
     assert f"~ Run on fewer than all {answer.data.train:,} rows; the rest is extrapolated." in text
 
 
+def test_only_runs_on_all_rows_are_counted_as_such() -> None:
+    answer = sample("FLAT")
+    few = [p for p in answer.points if p.examples < answer.data.train]
+    all_rows = [p for p in answer.points if p.examples == answer.data.train]
+    assert few and all_rows
+    said = " ".join(printed(answer).split())
+    assert (
+        f"{len(all_rows)} runs of your recipe on all {answer.data.train:,} rows and {len(few)} on fewer, 2 seeds"
+        in said
+    )
+    one = " ".join(printed(replace(answer, points=tuple(all_rows[:1]))).split())
+    assert f"1 run of your recipe on all {answer.data.train:,} rows, 1 seed" in one
+
+
 def test_files_in_the_reports_folder_are_named_once_and_a_gguf_beside_them() -> None:
     answer = sample()
     paths = {

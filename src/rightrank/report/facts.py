@@ -57,9 +57,12 @@ def measured(recommendation: Recommendation) -> str:
     if not top:
         return "No run finished; nothing was measured."
     seeds = len({point.seed for point in recommendation.points})
-    size = f"all {data.train:,}" if top >= data.train else f"up to {top:,} of {data.train:,}"
+    runs, on = len(recommendation.points), f"up to {top:,} of {data.train:,} rows"
+    if top >= data.train:
+        fewer = sum(point.examples < top for point in recommendation.points)
+        runs, on = runs - fewer, f"all {data.train:,} rows" + (f" and {fewer:,} on fewer" if fewer else "")
     return (
-        f"{wording.count(len(recommendation.points), 'run')} of your recipe on {size} rows, {wording.count(seeds, 'seed')}, "
+        f"{wording.count(runs, 'run')} of your recipe on {on}, {wording.count(seeds, 'seed')}, "
         f"{data.decide + data.score:,} held-out rows."
     )
 
