@@ -135,7 +135,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
         decision,
         recipe=request.recipe,
         model=model_facts(base, str(request.model) if by_name else base.name, prepared.executor.targets, how),
-        data=data_facts(data),
+        data=data_facts(data, len(judges)),
         cost=cost(
             prepared.executor.device_words,
             prepared.executor.peak_gib(),

@@ -129,7 +129,7 @@ def prepare(request: Request) -> Prepared:
         if shapes is not None:
             tokens_fit(shapes.name, shapes.vocabulary, shapes.positions, data)
         request = with_warm_up_steps(with_template_noted(request, rows, data), data)
-        request.on_text(data_line(data))
+        request.on_text(data_line(data, request.recipe))
         asked = ask(request, tokenizer, data)
         if shapes is not None:
             request.on_text(f"Loading {shapes.name} and checking how it runs here.")

@@ -233,6 +233,10 @@ def test_the_plan_in_words():
     assert f"about {plan.planned_seconds / 60:.1f} min of 33.3 allowed" in lines[0]
     assert "peak 1.5 of 8.0 GiB" in lines[0]
     assert f"{plan.decide} held-out rows choose, {plan.score} others score" in lines[1]
+    for more in (0, 1):
+        pool = replace(job, decide_pool=plan.decide, score_pool=plan.score + more)
+        said = plan_lines(plan, pool, 1.5, 8.0)[1]
+        assert ("would take too much of the time" in said) == bool(more)
     assert lines[-1].startswith("The step from there to all rows is extrapolated")
     starved = make_plan(job, SPEED, CANDIDATE_RANKS, 250.0)
     assert starved.starved

@@ -226,6 +226,22 @@ def test_only_runs_on_all_rows_are_counted_as_such() -> None:
     assert f"1 run of your recipe on all {answer.data.train:,} rows, 1 seed" in one
 
 
+def test_held_out_rows_that_did_not_judge_and_rows_that_were_dropped_say_why() -> None:
+    answer = sample("FLAT")
+    told = printed(replace(answer, data=replace(answer.data, judged=60, dropped=24)))
+    said = " ".join(told.split())
+    assert "60 of 300 held-out rows (judging by all would take too much of the time)." in said
+    assert "24 rows dropped (no trained token within 2,048 tokens)" in said
+    dropping = replace(
+        answer,
+        data=replace(answer.data, judged=300, dropped=1),
+        recipe=replace(answer.recipe, over_long="drop"),
+    )
+    said = " ".join(printed(dropping).split())
+    assert "2 seeds, 300 held-out rows." in said
+    assert "1 row dropped (longer than 2,048 tokens)" in said
+
+
 def test_files_in_the_reports_folder_are_named_once_and_a_gguf_beside_them() -> None:
     answer = sample()
     paths = {

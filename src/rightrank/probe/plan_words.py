@@ -28,11 +28,17 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
     ranks = f"ranks {', '.join(map(str, plan.ranks))} on {final}"
     if plan.breadth == "rates":
         ranks = f"r={plan.scout_ranks[0]} on {final}, other ranks as time allows"
+    pool = job.decide_pool + job.score_pool
+    fewer = (
+        f"; judging by all {pool:,} would take too much of the time"
+        if plan.decide + plan.score < pool
+        else ""
+    )
     lines = [
         f"Plan: about {plan.planned_seconds / 60:.1f} min of {plan.budget_seconds / 60:.1f} allowed{on}"
         f" ({runs:.1f} × the time of one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB{of_each}.",
         f"Learning rates on {plan.scout_examples:,} training rows, then {ranks};"
-        f" {plan.decide} held-out rows choose, {plan.score} others score.",
+        f" {plan.decide} held-out rows choose, {plan.score} others score{fewer}.",
     ]
     if (steps := job.recipe.steps(job.examples)) < LEAST_STEPS:
         lines.append(f"{few_steps(steps)} More rows or epochs help, more time does not.")

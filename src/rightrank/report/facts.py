@@ -61,10 +61,21 @@ def measured(recommendation: Recommendation) -> str:
     if top >= data.train:
         fewer = sum(point.examples < top for point in recommendation.points)
         runs, on = runs - fewer, f"all {data.train:,} rows" + (f" and {fewer:,} on fewer" if fewer else "")
-    return (
-        f"{wording.count(runs, 'run')} of your recipe on {on}, {wording.count(seeds, 'seed')}, "
-        f"{data.decide + data.score:,} held-out rows."
-    )
+    return f"{wording.count(runs, 'run')} of your recipe on {on}, {wording.count(seeds, 'seed')}, {held_out_used(recommendation)}."
+
+
+def held_out_used(recommendation: Recommendation) -> str:
+    """How many held-out rows judged, and why not all of them where they are fewer."""
+    used, there = judged(recommendation), recommendation.data.decide + recommendation.data.score
+    if used == there:
+        return f"{there:,} held-out rows"
+    return f"{used:,} of {there:,} held-out rows (judging by all would take too much of the time)"
+
+
+def judged(recommendation: Recommendation) -> int:
+    """Held-out rows that runs were judged by."""
+    data = recommendation.data
+    return data.decide + data.score if data.judged is None else data.judged
 
 
 def extrapolation(recommendation: Recommendation) -> str:
@@ -131,7 +142,10 @@ def data(recommendation: Recommendation) -> str:
     parts = [f"{wording.clean(d.format)}, {d.train:,} train / {d.decide + d.score:,} held out"]
     parts += [
         f"{wording.count(n, 'row')} {what}"
-        for n, what in ((d.truncated, "truncated"), (d.dropped, "dropped"))
+        for n, what in (
+            (d.truncated, "truncated"),
+            (d.dropped, f"dropped ({recommendation.recipe.why_dropped})"),
+        )
         if n
     ]
     return f"{wording.clean(d.name)}: {', '.join(parts)}"
@@ -165,11 +179,11 @@ def cost(recommendation: Recommendation) -> str:
 
 def resolvable(recommendation: Recommendation) -> str:
     """What the held-out rows can tell apart; empty where that is not known."""
-    figure, d = recommendation.cost.resolvable, recommendation.data
+    figure = recommendation.cost.resolvable
     return (
         ""
         if figure is None
-        else f"{d.decide + d.score:,} held-out rows tell apart differences of {wording.percent(figure.value)} of the gain."
+        else f"{judged(recommendation):,} held-out rows tell apart differences of {wording.percent(figure.value)} of the gain."
     )
 
 
