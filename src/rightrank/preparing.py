@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from rightrank.besides.asked import Asked, Model, ask, price
 from rightrank.besides.cut_price import CutsPlan, plan_cuts
 from rightrank.besides.layer_price import LayersPlan, not_comparable, plan_with_layers, within
+from rightrank.estimates import cautions
 from rightrank.finishing import price_line
 from rightrank.fitting import (
     enough_memory,
@@ -129,7 +130,7 @@ def prepare(request: Request) -> Prepared:
         if shapes is not None:
             tokens_fit(shapes.name, shapes.vocabulary, shapes.positions, data)
         request = with_warm_up_steps(with_template_noted(request, rows, data), data)
-        request.on_text(data_line(data, request.recipe))
+        request = _with_rows_told(request, data)
         asked = ask(request, tokenizer, data)
         if shapes is not None:
             request.on_text(f"Loading {shapes.name} and checking how it runs here.")
@@ -137,6 +138,15 @@ def prepare(request: Request) -> Prepared:
         workers = open_workers(request, tokenizer, loading, one_device=asked.anything)
         fit_each_other(workers.facts, data, asked.examples)
         return _plan(request, directory, started, data, workers, asked)
+
+
+def _with_rows_told(request: Request, data: PreparedData) -> Request:
+    """Say what the rows are; ``request`` with notes, said at once, on what the maximum length does to them."""
+    request.on_text(data_line(data, request.recipe))
+    said = cautions.of_lengths(data, request.recipe)
+    for line in said:
+        request.on_text(line)
+    return replace(request, notes=(*request.notes, *said))
 
 
 def _plan(

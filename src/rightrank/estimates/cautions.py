@@ -12,6 +12,7 @@ from rightrank.recipe import equivalent_learning_rate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rightrank.data import PreparedData
     from rightrank.estimates.estimation import DataProfile, ModelShape, SettingEstimate
     from rightrank.recipe import Recipe
 
@@ -29,8 +30,8 @@ ATTENTION_ONLY = frozenset(
 )
 
 
-def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
-    """What the data and the recipe show."""
+def of_lengths(data: DataProfile | PreparedData, recipe: Recipe) -> list[str]:
+    """What the maximum length does to the rows."""
     said = []
     if data.truncated_percent >= TRUNCATED_PERCENT:
         are = "is" if data.truncated == 1 else "are"
@@ -46,6 +47,12 @@ def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
             else f"left without a trained token within {recipe.max_length:,} tokens"
         )
         said.append(f"{counted(data.dropped, 'row')} {'is' if data.dropped == 1 else 'are'} {why}.")
+    return said
+
+
+def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
+    """What the data and the recipe show."""
+    said = of_lengths(data, recipe)
     if data.overlap:
         ask, they = ("asks", "it is") if data.overlap == 1 else ("ask", "they are")
         said.append(

@@ -168,7 +168,6 @@ def data_profile(data: PreparedData) -> DataProfile:
     trained = [e.token_ids_T[1:][e.trained_T[1:]] for e in data.train]
     held_out = len(data.decide) + len(data.score)
     factor = data.train_rows / len(data.train)
-    looked_at = len(data.train) + held_out + data.dropped + data.overlap_removed
     return DataProfile(
         name=data.name,
         format=data.format,
@@ -186,7 +185,7 @@ def data_profile(data: PreparedData) -> DataProfile:
         length_95=int(np.quantile(lengths_N, 0.95)),
         longest=int(lengths_N.max()),
         truncated=data.truncated,
-        truncated_percent=100 * data.truncated / max(1, looked_at),
+        truncated_percent=data.truncated_percent,
         dropped=data.dropped,
         duplicates=data.duplicates,
         overlap=data.overlap_removed,
