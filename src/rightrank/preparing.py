@@ -178,6 +178,7 @@ def _plan(
         decide_pool=len(data.decide),
         score_pool=len(data.score),
         held_out_tokens=float(np.mean([len(e.token_ids_T) for e in (*data.decide, *data.score)])),
+        own_rank=None if request.yours is None else request.yours[0],
     )
     executor.fit_together([_largest(ranks)])  # too little memory shows here, before anything is spent
     speed = executor.measure_speed(small=min(ranks), large=max(ranks))

@@ -22,6 +22,7 @@ from rightrank.probe.plan import (
     Speed,
     _squeezed,
     evaluation_seconds,
+    judged_rows,
     least_examples,
     make_plan,
     run_seconds,
@@ -224,6 +225,20 @@ def test_the_least_size_is_the_smallest_with_50_steps(job):
             steps(least - 1) < LEAST_STEPS
             or least - 1 < LEAST_STEPS * job.recipe.batch_size / job.recipe.epochs
         )
+
+
+def test_the_persons_own_setting_is_paid_for():
+    job = job_of()
+    budget = 4 * make_plan(job, SPEED, CANDIDATE_RANKS, 2_000.0).all_rows_seconds
+    plain = make_plan(job, SPEED, CANDIDATE_RANKS, budget)
+    with_own = make_plan(replace(job, own_rank=16), SPEED, CANDIDATE_RANKS, budget)
+    assert (plain.final_examples, plain.breadth) == (with_own.final_examples, with_own.breadth)
+    judged = evaluation_seconds(job, SPEED, judged_rows(job, plain, plain.final_examples, with_score=True))
+    run = run_seconds(job, SPEED, 16, plain.final_examples)
+    assert with_own.planned_seconds == pytest.approx(plain.planned_seconds + run + judged)
+    assert plan_lines(plain, job, 1.5, 8.0)[0].endswith("until it is decided.")
+    tight = replace(plain, budget_seconds=plain.planned_seconds / 0.95)
+    assert plan_lines(tight, job, 1.5, 8.0)[0].endswith("GiB.")
 
 
 def test_the_plan_in_words():

@@ -121,6 +121,7 @@ def assemble(
     ranks = ranks_to_try(request, blueprint.widest_rank)
     steps = recipe.steps(profile.train)
     like = likeness_of(shape, profile, recipe, steps)
+    own_rank = None if request.yours is None else request.yours[0]
     memory = memory_model(blueprint, quantization, on_cpu=device is not None and device.name == hardware.CPU)
     batch_tokens = int(recipe.batch_size * profile.mean_length)
     settings = [
@@ -143,7 +144,9 @@ def assemble(
         recipe=recipe,
         steps=steps,
         settings=tuple(settings),
-        timing=None if device is None else timing(device, blueprint, recipe, profile, memory, ranks),
+        timing=None
+        if device is None
+        else timing(device, blueprint, recipe, profile, memory, ranks, own_rank),
         floor=capacity_floor(profile.trained_tokens, blueprint.parameters_per_rank),
         resolvable=Range(
             low,
