@@ -141,9 +141,9 @@ def prepare(request: Request) -> Prepared:
 
 
 def _with_rows_told(request: Request, data: PreparedData) -> Request:
-    """Say what the rows are; ``request`` with notes, said at once, on what the maximum length does to them."""
+    """Say what the rows are; ``request`` with a note, said at once, where many are cut off."""
     request.on_text(data_line(data, request.recipe))
-    said = cautions.of_lengths(data, request.recipe)
+    said = cautions.of_truncation(data, request.recipe)
     for line in said:
         request.on_text(line)
     return replace(request, notes=(*request.notes, *said))

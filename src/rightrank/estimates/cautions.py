@@ -30,8 +30,8 @@ ATTENTION_ONLY = frozenset(
 )
 
 
-def of_lengths(data: DataProfile | PreparedData, recipe: Recipe) -> list[str]:
-    """What the maximum length does to the rows."""
+def of_truncation(data: DataProfile | PreparedData, recipe: Recipe) -> list[str]:
+    """What the maximum length cuts off."""
     said = []
     if data.truncated_percent >= TRUNCATED_PERCENT:
         are = "is" if data.truncated == 1 else "are"
@@ -39,6 +39,12 @@ def of_lengths(data: DataProfile | PreparedData, recipe: Recipe) -> list[str]:
             f"{counted(data.truncated, 'row')} ({data.truncated_percent:.0f} %) {are} cut at {recipe.max_length:,} tokens;"
             " the model does not learn how they end."
         )
+    return said
+
+
+def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
+    """What the data and the recipe show."""
+    said = of_truncation(data, recipe)
     if data.dropped:
         longer = f"longer than {recipe.max_length:,} tokens, and dropped"
         why = (
@@ -47,12 +53,6 @@ def of_lengths(data: DataProfile | PreparedData, recipe: Recipe) -> list[str]:
             else f"left without a trained token within {recipe.max_length:,} tokens"
         )
         said.append(f"{counted(data.dropped, 'row')} {'is' if data.dropped == 1 else 'are'} {why}.")
-    return said
-
-
-def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
-    """What the data and the recipe show."""
-    said = of_lengths(data, recipe)
     if data.overlap:
         ask, they = ("asks", "it is") if data.overlap == 1 else ("ask", "they are")
         said.append(
