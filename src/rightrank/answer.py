@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rightrank.probe.plan import EVALUATION_SHARE, FEW
 from rightrank.recommendation import (
     Check,
     Choice,
     Figure,
     Margin,
     MeasuredPoint,
-    NextStep,
     Option,
     Recommendation,
     Source,
 )
-from rightrank.stats.paired import FEWEST_EXAMPLES, Estimate, paired_contrast
+from rightrank.stats.paired import Estimate, paired_contrast
+from rightrank.stats.results import NO_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,10 +25,8 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
     from rightrank.probe.loss_table import LossTable, PackResult
-    from rightrank.probe.plan import Plan
     from rightrank.recipe import Recipe
-    from rightrank.recommendation import Cost, DataFacts, ModelFacts, Provenance
-    from rightrank.stats.evidence import Evidence
+    from rightrank.recommendation import Cost, DataFacts, ModelFacts, NextStep, Provenance
     from rightrank.stats.results import Decision, Price
     from rightrank.stats.rungs import Setting
 
@@ -103,16 +99,27 @@ def searched_ranks(points: Sequence[MeasuredPoint]) -> frozenset[int]:
 
 
 def _unpriced(decision: Decision) -> list[str]:
-    """One sentence for all the popular settings that nothing measured comes near."""
-    names = [_label(price) for price in decision.choices if price.why_not]
-    return [f"Not priced, since nothing near was tried: {', '.join(names)}."] if names else []
+    """One sentence for all the popular settings that nothing measured comes near, one for those that no interval can be given of."""
+    bare = [_label(price) for price in decision.choices if price.why_not == NO_INTERVAL]
+    far = [_label(price) for price in decision.choices if price.why_not not in (None, NO_INTERVAL)]
+    return [
+        f"Not priced, since {why}: {', '.join(names)}."
+        for why, names in (
+            ("nothing near was tried", far),
+            ("they were not run and these runs bear no interval", bare),
+        )
+        if names
+    ]
 
 
 def measured_points(
     table: LossTable, decision: Decision, recipe: Recipe, tokens_E: Int[np.ndarray, " E"]
 ) -> tuple[MeasuredPoint, ...]:
-    """Every finished run, in the order it was trained. ``tokens_E``: trained tokens of the held-out examples."""
-    runs = iter(decision.runs)
+    """Every finished run, in the order it was trained. ``tokens_E``: trained tokens of the held-out examples.
+
+    No run has a share of a gain that is not certain: neither has a choice.
+    """
+    runs, certain = iter(decision.runs), decision.margin is not None
     points = []
     for pack, result in zip(table.packs, table.results, strict=True):
         for k, c in enumerate(pack.configurations):
@@ -126,7 +133,9 @@ def measured_points(
                     examples=pack.examples,
                     steps=recipe.steps(pack.examples),
                     loss=run.decide_loss,
-                    gain_lost=None if run.gain_lost is None else _figure(run.gain_lost, PERCENT, "measured"),
+                    gain_lost=_figure(run.gain_lost, PERCENT, "measured")
+                    if certain and run.gain_lost
+                    else None,
                     train_loss=result.train_loss_K[k],
                     role=c.role,
                     checks=_checks(result, k, recipe, tokens_E),
@@ -152,62 +161,6 @@ def _checks(result: PackResult, k: int, recipe: Recipe, tokens_E: Int[np.ndarray
         checks.append(Check(epoch, float(loss_X.sum() / tokens_X.sum()), float(training), figure))
     end = float(end_X.sum() / tokens_X.sum())
     return (*checks, Check(recipe.epochs, end, result.train_loss_K[k], None))
-
-
-def next_steps(decision: Decision, plan: Plan, evidence: Evidence, command: str) -> tuple[NextStep, ...]:
-    """What would decide, the cheapest first, each a command with its price in minutes. Empty unless UNDECIDED."""
-    if decision.status != "UNDECIDED":
-        return ()
-    if plan.score < FEWEST_EXAMPLES:
-        seconds = max(plan.all_rows_seconds, plan.budget_seconds)
-        why = f"At least {2 * FEWEST_EXAMPLES} held-out rows: half of them score, and {FEWEST_EXAMPLES} are the least for an interval."
-        return (_step(f"{command} --eval-data MORE_ROWS", seconds, why),)
-    steps = []
-    top = int(evidence.examples_C.max())
-    most = evidence.all_examples if plan.most is None else plan.most
-    if top < most or plan.breadth in FEW:
-        more = "not just three of them" if top >= most else "nothing is extrapolated then"
-        rows = "all your rows"
-        if plan.most is not None:
-            rows = f"the {plan.most:,} training rows drawn at random"
-            more = "the step to all of them stays extrapolated"
-        why = f"Every rank, each with learning rates of its own, on {rows}: {more}."
-        steps.append(_step(command, max(plan.all_rows_seconds, 2 * plan.budget_seconds), why))
-    deciding = decision.deciding
-    if deciding is not None and deciding.held_out_needed and deciding.held_out_needed > deciding.held_out_now:
-        needed, now = deciding.held_out_needed, deciding.held_out_now
-        if needed <= MOST_TIMES_MORE * now:
-            seconds = plan.planned_seconds * (1 + EVALUATION_SHARE * needed / max(1, now))
-            why = f"About {2 * needed:,} held-out rows, half of them to score, instead of {2 * now:,}: intervals as narrow as the margin."
-            steps.append(_step(f"{command} --eval-data MORE_ROWS", seconds, why))
-    if (
-        deciding is not None
-        and deciding.seeds_needed
-        and 0 < deciding.seeds_now < deciding.seeds_needed <= MOST_SEEDS
-    ):
-        seconds = plan.planned_seconds * deciding.seeds_needed / deciding.seeds_now
-        steps.append(
-            _step(
-                command,
-                seconds,
-                f"Time for {deciding.seeds_needed} seeds of the closest choices instead of {deciding.seeds_now}.",
-            )
-        )
-    if not steps:
-        steps.append(
-            _step(command, 2 * plan.budget_seconds, "More learning rates, repeats and held-out rows.")
-        )
-    return tuple(sorted(steps, key=lambda step: step.minutes.value if step.minutes else math.inf))
-
-
-# Beyond these nobody would follow the advice. Assumed.
-MOST_TIMES_MORE = 20
-MOST_SEEDS = 10
-
-
-def _step(command: str, seconds: float, why: str) -> NextStep:
-    minutes = math.ceil(seconds / 60)
-    return NextStep(f"{command} --budget {minutes}", why, Figure(float(minutes), "minutes", "derived"))
 
 
 def _headline(decision: Decision) -> str:

@@ -61,6 +61,8 @@ class DataFacts:
     template: str
     """``chat template of the tokenizer`` or ``none``."""
     held_out_from: Literal["split by prompt", "--eval-data"]
+    judged: int | None = None
+    """Held-out rows that runs were judged by: no more than a share of the time pays for. None: all."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rightrank.answer import make_recommendation, measured_points, next_steps
+from rightrank.answer import make_recommendation, measured_points
 from rightrank.arguments import asked_anew
 from rightrank.besides.cuts import Cuts, CutSubject, measure_cuts, no_cuts
 from rightrank.besides.layer_runs import LayersSubject
@@ -24,6 +24,7 @@ from rightrank.fitting import enough_memory
 from rightrank.runs.directory import held, keep_adapter, keeping
 from rightrank.runs.facts import cost, data_facts, model_facts, provenance, runs_spent
 from rightrank.runs.recorded import about, mixed_origins, settings, told
+from rightrank.to_decide import next_steps
 from rightrank.trackers import Tracking, start_tracking
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
         decision,
         recipe=request.recipe,
         model=model_facts(base, str(request.model) if by_name else base.name, prepared.executor.targets, how),
-        data=data_facts(data),
+        data=data_facts(data, len(judges)),
         cost=cost(
             prepared.executor.device_words,
             prepared.executor.peak_gib(),
@@ -155,7 +156,9 @@ def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommend
             interrupted=stopped or cuts.interrupted,
         ),
         points=measured_points(table, decision, request.recipe, outcome.evidence.tokens_E),
-        next_steps=next_steps(decision, prepared.plan, outcome.evidence, asked_anew(request.command)),
+        next_steps=next_steps(
+            decision, prepared.plan, outcome.evidence, request.recipe, asked_anew(request.command)
+        ),
         train_gib=lambda rank: memory.peak_gib(job.parameters_per_rank * rank, batch_tokens),
         train_minutes=lambda rank: trainer_seconds(job, prepared.speed, rank, job.examples) / 60,
         adapter_mb=lambda rank: job.parameters_per_rank * rank * 2 / 1e6,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from rightrank.besides.asked import Asked, Model, ask, price
 from rightrank.besides.cut_price import CutsPlan, plan_cuts
 from rightrank.besides.layer_price import LayersPlan, not_comparable, plan_with_layers, within
+from rightrank.estimates import cautions
 from rightrank.finishing import price_line
 from rightrank.fitting import (
     enough_memory,
@@ -132,7 +133,7 @@ def prepare(request: Request, *, agree: bool = True) -> Prepared:
         request = with_warm_up_steps(with_template_noted(request, rows, data), data)
         if request.resume and agree:
             refuse_another_run(directory, request, data, ranks)
-        request.on_text(data_line(data))
+        request = _with_rows_told(request, data)
         asked = ask(request, tokenizer, data)
         if shapes is not None:
             request.on_text(f"Loading {shapes.name} and checking how it runs here.")
@@ -140,6 +141,15 @@ def prepare(request: Request, *, agree: bool = True) -> Prepared:
         workers = open_workers(request, tokenizer, loading, one_device=asked.anything)
         fit_each_other(workers.facts, data, asked.examples)
         return _plan(request, directory, started, data, workers, asked)
+
+
+def _with_rows_told(request: Request, data: PreparedData) -> Request:
+    """Say what the rows are; ``request`` with a note, said at once, where many are cut off."""
+    request.on_text(data_line(data, request.recipe))
+    said = cautions.of_truncation(data, request.recipe)
+    for line in said:
+        request.on_text(line)
+    return replace(request, notes=(*request.notes, *said))
 
 
 def _plan(
@@ -171,6 +181,7 @@ def _plan(
         decide_pool=len(data.decide),
         score_pool=len(data.score),
         held_out_tokens=float(np.mean([len(e.token_ids_T) for e in (*data.decide, *data.score)])),
+        own_rank=None if request.yours is None else request.yours[0],
     )
     executor.fit_together([_largest(ranks)])  # too little memory shows here, before anything is spent
     speed = executor.measure_speed(small=min(ranks), large=max(ranks))

@@ -71,6 +71,12 @@ class Recipe:
         """
         return max(1, math.ceil(self.epochs * math.ceil(examples / self.batch_size)))
 
+    @property
+    def why_dropped(self) -> str:
+        """What the rows that are not trained on are, in a few words."""
+        longer = f"longer than {self.max_length:,} tokens"
+        return longer if self.over_long == "drop" else f"no trained token within {self.max_length:,} tokens"
+
     def given(self, origin: Origin = "given", **changes: Any) -> Recipe:
         """This recipe with the ``changes`` that are not None, marked as coming from ``origin``."""
         real = {name: value for name, value in changes.items() if value is not None}

@@ -75,7 +75,7 @@ def test_the_answer_is_saved_and_read_back(answered):
 
 
 def test_what_was_said_names_rows_and_rounds(answered):
-    *_, said = answered
+    result, *_, said = answered
     assert said[0].endswith("120 rows choose, 120 others score.")
     assert "rank 16 on 7 linear layers" in said[1]
     assert said[2].startswith(
@@ -83,6 +83,7 @@ def test_what_was_said_names_rows_and_rounds(answered):
     )
     assert said[2].endswith("fewer where those tell: less than a minute.")
     assert said[3] == "10 versions of the adapter on 64 rows that decide."
+    assert result.tried == 10 + sum(int(line.split()[0]) for line in said if "shrunk cuts on" in line)
 
 
 def test_ranks_of_single_layers_are_padded_for_servers(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from rightrank.cuts.result import CutResult
 from rightrank.cuts.words import headline, plan_line, reasons
 from rightrank.errors import DataError
-from rightrank.report.cut import lead, rows, spared
+from rightrank.report.cut import lead, left_out, rows, spared
 from samples_of_cuts import a_cut, line
 
 
@@ -60,6 +60,9 @@ def test_of_several_controls_one_line_is_shown():
     more = line("whole × 0.5", "scaled", 16, 1.9, 40.0, "worse", factor=0.5, rows=64)
     result = replace(a_cut(), lines=(*a_cut().lines, more))
     assert [row.label for row in rows(result)][-1] == "whole × 0.7"
+    assert left_out(result) == "1 of 5 versions, all shrunk, were dropped early and are left out."
+    assert left_out(replace(result, tried=10)).startswith("6 of 10 versions")
+    assert left_out(a_cut()) == ""
 
 
 def test_a_second_decimal_shows_on_which_side_of_the_margin_a_number_lies():

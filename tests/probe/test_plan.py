@@ -22,6 +22,7 @@ from rightrank.probe.plan import (
     Speed,
     _squeezed,
     evaluation_seconds,
+    judged_rows,
     least_examples,
     make_plan,
     run_seconds,
@@ -226,6 +227,20 @@ def test_the_least_size_is_the_smallest_with_50_steps(job):
         )
 
 
+def test_the_persons_own_setting_is_paid_for():
+    job = job_of()
+    budget = 4 * make_plan(job, SPEED, CANDIDATE_RANKS, 2_000.0).all_rows_seconds
+    plain = make_plan(job, SPEED, CANDIDATE_RANKS, budget)
+    with_own = make_plan(replace(job, own_rank=16), SPEED, CANDIDATE_RANKS, budget)
+    assert (plain.final_examples, plain.breadth) == (with_own.final_examples, with_own.breadth)
+    judged = evaluation_seconds(job, SPEED, judged_rows(job, plain, plain.final_examples, with_score=True))
+    run = run_seconds(job, SPEED, 16, plain.final_examples)
+    assert with_own.planned_seconds == pytest.approx(plain.planned_seconds + run + judged)
+    assert plan_lines(plain, job, 1.5, 8.0)[0].endswith("until it is decided.")
+    tight = replace(plain, budget_seconds=plain.planned_seconds / 0.95)
+    assert plan_lines(tight, job, 1.5, 8.0)[0].endswith("GiB.")
+
+
 def test_the_plan_in_words():
     job = job_of()
     plan = make_plan(job, SPEED, CANDIDATE_RANKS, 2_000.0)
@@ -233,6 +248,10 @@ def test_the_plan_in_words():
     assert f"about {plan.planned_seconds / 60:.1f} min of 33.3 allowed" in lines[0]
     assert "peak 1.5 of 8.0 GiB" in lines[0]
     assert f"{plan.decide} held-out rows choose, {plan.score} others score" in lines[1]
+    for more in (0, 1):
+        pool = replace(job, decide_pool=plan.decide, score_pool=plan.score + more)
+        said = plan_lines(plan, pool, 1.5, 8.0)[1]
+        assert ("would take too much of the time" in said) == bool(more)
     assert lines[-1].startswith("The step from there to all rows is extrapolated")
     starved = make_plan(job, SPEED, CANDIDATE_RANKS, 250.0)
     assert starved.starved

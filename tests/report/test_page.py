@@ -153,6 +153,42 @@ def test_the_table_holds_the_numbers_of_the_chart() -> None:
         assert cell in text
 
 
+def test_every_loss_says_which_held_out_rows_it_is_on() -> None:
+    text = " ".join(Reader(page.render(sample("SETTLED"))).text.split())
+    choices, runs = text.index("The choices"), text.index("runs in numbers")
+    assert "loss, rows that score" in text[choices:runs]
+    assert "loss, rows that choose" in text[runs:] and "rows that choose, and gain lost" in text[runs:]
+    assert "Losses, on the rows that score" in text
+    assert "held-out loss" not in re.sub("held-out loss of the best run", "", text)
+    assert text.count("by the held-out rows that choose") == 2
+
+
+def test_intervals_are_spoken_of_only_where_some_are_shown() -> None:
+    answer = sample("SETTLED")
+    bare = tuple(
+        replace(o, gain_lost=o.gain_lost and replace(o.gain_lost, low=None, high=None))
+        for o in answer.options
+    )
+    said = ("Lines are 95 % intervals", "intervals include it")
+    assert all(words in Reader(page.render(answer)).text for words in said)
+    assert not any(words in Reader(page.render(replace(answer, options=bare))).text for words in said)
+
+
+def test_the_table_of_runs_withholds_what_the_choices_withhold() -> None:
+    answer = sample("SETTLED")
+
+    def runs(answer: Recommendation) -> str:
+        text = Reader(page.render(answer)).text
+        return text[text.index("runs in numbers") : text.index("Here losses are")]
+
+    assert "14.8 % [14.0, 15.6]" in runs(answer)
+    assert "14.8 %" not in runs(replace(answer, margin=None))  # no certain gain, so no share of it
+    bare = [
+        replace(p, gain_lost=p.gain_lost and replace(p.gain_lost, low=None, high=None)) for p in answer.points
+    ]
+    assert "14.8 % –" in runs(replace(answer, points=tuple(bare)))
+
+
 def test_extrapolation_is_told_and_only_where_there_is_some() -> None:
     sentence = "Measured to 1,350 rows; 2,700 extrapolated (intervals include it)."
     assert sentence in Reader(page.render(sample("SETTLED"))).text

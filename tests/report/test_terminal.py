@@ -178,12 +178,14 @@ def test_a_setting_with_several_names_has_one_line() -> None:
     assert len(lines[0]) == 80
 
 
-def test_a_rank_that_was_tried_at_ones_own_rate_alone_is_not_open() -> None:
+def test_a_rank_that_was_tried_at_ones_own_rate_alone_is_open_and_says_so() -> None:
     text = printed(twins(own_only=True))
-    assert text.startswith("UNDECIDED   Ruled out: r=4, r=8   Tried and open: r=32, r=64, r=128\n")
+    assert "Tried and open: r=16 (yours alone), r=32, r=64, r=128" in " ".join(text.split())
     lines = [line for line in text.splitlines() if "2e-4" in line]
     assert len(lines) == 1 and lines[0].startswith(" yours/guide r=16 a=32 2e-4 ")
     assert "Tried and open: r=16, r=32" in printed(twins(own_only=False))
+    guide = replace(twins(own_only=True), points=tuple(p for p in sample("UNDECIDED").points if p.rank != 16))
+    assert "r=16 (" not in printed(guide)  # it was not run
 
 
 def test_where_there_are_no_intervals_a_dash_stands_and_why() -> None:
@@ -195,11 +197,13 @@ def test_where_there_are_no_intervals_a_dash_stands_and_why() -> None:
     few = replace(answer.data, score=FEWEST_EXAMPLES - 1)
     text = printed(replace(answer, options=bare, data=few))
     assert "6.9 % –   " in text
+    assert "extrapolated." in text and "intervals include it" not in text
     assert f"–: no interval; {FEWEST_EXAMPLES} held-out rows must score for one, and fewer do.\n" in text
     enough = replace(answer.data, score=FEWEST_EXAMPLES)
     text = printed(replace(answer, options=bare, data=enough))
     assert "–: no interval; runs of so few steps are not to be relied on.\n" in text
-    assert "–: no interval" not in printed(answer)
+    assert "–: no interval" not in printed(answer) and "(intervals include it)" in printed(answer)
+    assert "intervals include it" not in printed(replace(answer, margin=None))
 
 
 def test_a_setting_that_was_not_run_on_all_rows_is_said_to_be_extrapolated() -> None:
@@ -207,6 +211,36 @@ def test_a_setting_that_was_not_run_on_all_rows_is_said_to_be_extrapolated() -> 
     whole = replace(answer.points[0], examples=answer.data.train)
     text = printed(replace(answer, points=(whole, *answer.points[1:])))
     assert f"~ Run on fewer than all {answer.data.train:,} rows; the rest is extrapolated." in text
+
+
+def test_only_runs_on_all_rows_are_counted_as_such() -> None:
+    answer = sample("FLAT")
+    few = [p for p in answer.points if p.examples < answer.data.train]
+    all_rows = [p for p in answer.points if p.examples == answer.data.train]
+    assert few and all_rows
+    said = " ".join(printed(answer).split())
+    assert (
+        f"{len(all_rows)} runs of your recipe on all {answer.data.train:,} rows and {len(few)} on fewer, 2 seeds"
+        in said
+    )
+    one = " ".join(printed(replace(answer, points=tuple(all_rows[:1]))).split())
+    assert f"1 run of your recipe on all {answer.data.train:,} rows, 1 seed" in one
+
+
+def test_held_out_rows_that_did_not_judge_and_rows_that_were_dropped_say_why() -> None:
+    answer = sample("FLAT")
+    told = printed(replace(answer, data=replace(answer.data, judged=60, dropped=24)))
+    said = " ".join(told.split())
+    assert "60 of 300 held-out rows (judging by all would take too much of the time)." in said
+    assert "24 rows dropped (no trained token within 2,048 tokens)" in said
+    dropping = replace(
+        answer,
+        data=replace(answer.data, judged=300, dropped=1),
+        recipe=replace(answer.recipe, over_long="drop"),
+    )
+    said = " ".join(printed(dropping).split())
+    assert "2 seeds, 300 held-out rows." in said
+    assert "1 row dropped (longer than 2,048 tokens)" in said
 
 
 def test_files_in_the_reports_folder_are_named_once_and_a_gguf_beside_them() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from planted import ALL, BASE, GAIN, RANKS, World, ceiling, draw, flat, take
 from rightrank.stats.decision import decide
+from rightrank.stats.results import NO_INTERVAL
 
 if TYPE_CHECKING:
     from rightrank.stats.evidence import Evidence
@@ -153,6 +154,26 @@ def test_runs_too_short_to_rely_on_have_no_intervals_and_no_verdicts() -> None:
     assert (found.choice.rank, found.choice.alpha, found.choice.learning_rate) in run
 
 
+@pytest.mark.parametrize("few", [{"examples": 24}, {"sizes": (ALL // 4, ALL // 2)}])
+def test_what_was_not_run_has_a_price_with_an_interval_or_none(few: dict[str, Any]) -> None:
+    """Such a price once moved from 37.5 to 13.0 % by a few more runs, without a word of how unsure it was."""
+    evidence = draw(CLEAR.but(**few, extra=((32, 1e-4),)))
+    evidence = replace(evidence, starved="sizes" in few)
+    found = quick(evidence, yours=(32, 38.0, 1e-4))
+    unrun = [price for price in found.choices if price.kind == "guide"]
+    assert unrun and all(
+        (p.source, p.loss, p.gain_lost, p.why_not) == (None, None, None, NO_INTERVAL) for p in unrun
+    )
+    mine = row(found, "yours", 32)
+    assert mine.gain_lost is not None and mine.source != "derived"
+    trusted = quick(draw(CLEAR.but(sizes=(ALL // 4, ALL // 2))))
+    assert all(
+        p.gain_lost.low < p.gain_lost.value < p.gain_lost.high
+        for p in trusted.choices
+        if p.source == "derived" and p.gain_lost is not None
+    )
+
+
 def test_nothing_is_promised_where_there_is_nothing_to_compare_with() -> None:
     alone = quick(draw(CLEAR.but(ranks=(16,))))
     assert alone.status == "UNDECIDED"
@@ -283,6 +304,16 @@ def test_guides_are_derived_or_measured_and_yours_is_priced_likewise() -> None:
     assert "outside" in str(row(run, "yours", 512).why_not)
 
 
+def test_a_run_far_away_tells_no_price() -> None:
+    """Between runs as beyond them, nothing is derived more than half a decade from the nearest."""
+    far = CLEAR.but(smooth=0.0, own=0.01, extra=((16, 1e-6),))
+    alone = row(quick(draw(far.but(rates=(1e-3, 3e-3)))), "guide", 16)
+    assert (alone.source, alone.loss) == (None, None) and "near" in str(alone.why_not)
+    near = [row(quick(draw(world)), "guide", 16) for world in (far, far.but(extra=()))]
+    assert [price.source for price in near] == ["derived", "derived"]
+    assert near[0].loss.value == pytest.approx(near[1].loss.value, abs=1e-9)  # type: ignore[union-attr]
+
+
 def test_without_scores_the_choosing_examples_score_and_that_is_said() -> None:
     evidence = draw(CLEAR)
     loss_CE = evidence.loss_CE.copy()
@@ -363,7 +394,7 @@ def test_where_nothing_bounds_the_worst_case_the_lowest_loss_is_the_best_guess(s
 
 
 def test_of_too_few_rows_neither_interval_nor_verdict_is_given() -> None:
-    few = quick(draw(CLEAR.but(examples=24)), yours=(16, 32.0, 1e-4))
+    few = quick(draw(CLEAR.but(examples=24, extra=((16, 1e-4),))), yours=(16, 32.0, 1e-4))
     mine = row(few, "yours", 16)
     assert not few.trusted
     assert few.status == "UNDECIDED"

@@ -84,6 +84,8 @@ def cut(
 
         decision = decide_cut(raced.evidence, seed=seed)
         result = make_cut_result(read, data, raced, decision, uniform=uniform)
+        tried = len({version.label for version in (*versions, *raced.versions)})
+        result = replace(result, tried=tried)
         result = write_cut(read, data, raced, result, directory, packed=packed)
     result = replace(result, directory=str(directory), seconds=time.monotonic() - started)
     result.save(directory)

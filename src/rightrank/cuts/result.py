@@ -104,6 +104,8 @@ class CutResult:
     created: str
     """ISO 8601, UTC."""
     warnings: tuple[str, ...] = ()
+    tried: int | None = None
+    """Versions that were measured, those that were dropped early included; None: as many as there are lines."""
     schema: int = field(default=CUT_SCHEMA)
 
     def __str__(self) -> str:

@@ -65,6 +65,13 @@ class PreparedData:
         """Rows that a run on the whole data set trains on."""
         return len(self.train) if self.train_of_all is None else self.train_of_all
 
+    @property
+    def truncated_percent(self) -> float:
+        """Of the rows that were looked at."""
+        held_out = len(self.decide) + len(self.score)
+        looked_at = len(self.train) + held_out + self.dropped + self.overlap_removed
+        return 100 * self.truncated / max(1, looked_at)
+
 
 def understand(
     source: object,

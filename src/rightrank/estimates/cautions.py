@@ -12,6 +12,7 @@ from rightrank.recipe import equivalent_learning_rate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rightrank.data import PreparedData
     from rightrank.estimates.estimation import DataProfile, ModelShape, SettingEstimate
     from rightrank.recipe import Recipe
 
@@ -29,8 +30,8 @@ ATTENTION_ONLY = frozenset(
 )
 
 
-def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
-    """What the data and the recipe show."""
+def of_truncation(data: DataProfile | PreparedData, recipe: Recipe) -> list[str]:
+    """What the maximum length cuts off."""
     said = []
     if data.truncated_percent >= TRUNCATED_PERCENT:
         are = "is" if data.truncated == 1 else "are"
@@ -38,6 +39,12 @@ def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
             f"{counted(data.truncated, 'row')} ({data.truncated_percent:.0f} %) {are} cut at {recipe.max_length:,} tokens;"
             " the model does not learn how they end."
         )
+    return said
+
+
+def of_data(data: DataProfile, recipe: Recipe, steps: int) -> list[str]:
+    """What the data and the recipe show."""
+    said = of_truncation(data, recipe)
     if data.dropped:
         longer = f"longer than {recipe.max_length:,} tokens, and dropped"
         why = (

@@ -59,8 +59,12 @@ def timing(
     profile: DataProfile,
     memory: MemoryModel,
     ranks: Sequence[int],
+    own_rank: int | None = None,
 ) -> Timing:
-    """Minutes of one run and of a probe, by arithmetic over the card's published rate and the launching of kernels."""
+    """Minutes of one run and of a probe, by arithmetic over the card's published rate and the launching of kernels.
+
+    ``own_rank``: of the person's own setting, where there is one.
+    """
     from rightrank.probe.plan import middle_rank
 
     tokens = recipe.batch_size * profile.mean_length
@@ -78,7 +82,7 @@ def timing(
     trainer = hardware.step_seconds(device, work)
     together = _together(device, of_middle, tokens, memory)
     found = [
-        _probe_minutes((*speed, one_step), together, tokens, blueprint, recipe, profile, ranks)
+        _probe_minutes((*speed, one_step), together, tokens, blueprint, recipe, profile, ranks, own_rank)
         for speed, one_step in zip(hardware.probe_seconds(device, work), trainer, strict=True)
     ]
     source = (
@@ -116,6 +120,7 @@ def _probe_minutes(
     recipe: Recipe,
     profile: DataProfile,
     ranks: Sequence[int],
+    own_rank: int | None = None,
 ) -> tuple[float, float, float, float | None]:
     """Minutes of one run, of a probe with the default budget, of every rank on all rows, and, where the default is too short for more
     than UNDECIDED, the budget that is not; ``seconds``: of a step's floor, of an adapter, and of a usual trainer's step.
@@ -134,6 +139,7 @@ def _probe_minutes(
         decide_pool=profile.held_out - profile.score,
         score_pool=profile.score,
         held_out_tokens=profile.mean_length,
+        own_rank=own_rank,
     )
     speed = Speed(floor, each, 0.0, (floor + each) / tokens / 2, together, trainer_step_seconds=trainer)
     one_run = one_run_seconds(job, speed, ranks)

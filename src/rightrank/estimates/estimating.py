@@ -121,6 +121,7 @@ def assemble(
     ranks = ranks_to_try(request, blueprint.widest_rank)
     steps = recipe.steps(profile.train)
     like = likeness_of(shape, profile, recipe, steps)
+    own_rank = None if request.yours is None else request.yours[0]
     memory = memory_model(blueprint, quantization, on_cpu=device is not None and device.name == hardware.CPU)
     batch_tokens = int(recipe.batch_size * profile.mean_length)
     settings = [
@@ -143,7 +144,9 @@ def assemble(
         recipe=recipe,
         steps=steps,
         settings=tuple(settings),
-        timing=None if device is None else timing(device, blueprint, recipe, profile, memory, ranks),
+        timing=None
+        if device is None
+        else timing(device, blueprint, recipe, profile, memory, ranks, own_rank),
         floor=capacity_floor(profile.trained_tokens, blueprint.parameters_per_rank),
         resolvable=Range(
             low,
@@ -168,7 +171,6 @@ def data_profile(data: PreparedData) -> DataProfile:
     trained = [e.token_ids_T[1:][e.trained_T[1:]] for e in data.train]
     held_out = len(data.decide) + len(data.score)
     factor = data.train_rows / len(data.train)
-    looked_at = len(data.train) + held_out + data.dropped + data.overlap_removed
     return DataProfile(
         name=data.name,
         format=data.format,
@@ -186,7 +188,7 @@ def data_profile(data: PreparedData) -> DataProfile:
         length_95=int(np.quantile(lengths_N, 0.95)),
         longest=int(lengths_N.max()),
         truncated=data.truncated,
-        truncated_percent=100 * data.truncated / max(1, looked_at),
+        truncated_percent=data.truncated_percent,
         dropped=data.dropped,
         duplicates=data.duplicates,
         overlap=data.overlap_removed,

@@ -92,6 +92,8 @@ class Job:
     """Mean tokens of a held-out example."""
     at_hand: int | None = None
     """Training examples that can be trained on, where they are a sample of a larger data set; None: all."""
+    own_rank: int | None = None
+    """Of the person's own setting, which is run besides the plan's; None where there is none."""
 
     @property
     def most(self) -> int:
@@ -337,12 +339,14 @@ def final_ranks(plan: Plan) -> list[int]:
 
 
 def _price(job: Job, speed: Speed, plan: Plan) -> float:
-    """Seconds of the whole programme, some growth of the learning-rate grid and repeats with other seeds included."""
+    """Seconds of the whole programme, some growth of the learning-rate grid, repeats with other seeds and the person's own setting
+    included."""
     scouts = [*plan.scout_ranks] * (5 if plan.breadth == "wide" else 3)
+    own = [] if job.own_rank is None else [job.own_rank]
     stages = [
         (scouts, plan.scout_examples, plan.decide),
         (
-            final_ranks(plan),
+            [*own, *final_ranks(plan)],
             plan.final_examples,
             judged_rows(job, plan, plan.final_examples, with_score=True),
         ),

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from rightrank.data.wording import counted
-from rightrank.probe.plan import FEWEST_HELD_OUT, LEAST_STEPS
+from rightrank.probe.plan import FEWEST_HELD_OUT, LEAST_STEPS, SLACK
 
 if TYPE_CHECKING:
     from rightrank.probe.plan import Job, Plan
@@ -28,11 +28,20 @@ def plan_lines(plan: Plan, job: Job, peak_gib: float, memory_gib: float) -> list
     ranks = f"ranks {', '.join(map(str, plan.ranks))} on {final}"
     if plan.breadth == "rates":
         ranks = f"r={plan.scout_ranks[0]} on {final}, other ranks as time allows"
+    left = ""
+    if plan.planned_seconds < (1 - SLACK) * plan.budget_seconds:
+        left = "; what is left of the time goes into further runs until it is decided"
+    pool = job.decide_pool + job.score_pool
+    fewer = (
+        f"; judging by all {pool:,} would take too much of the time"
+        if plan.decide + plan.score < pool
+        else ""
+    )
     lines = [
         f"Plan: about {plan.planned_seconds / 60:.1f} min of {plan.budget_seconds / 60:.1f} allowed{on}"
-        f" ({runs:.1f} × the time of one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB{of_each}.",
+        f" ({runs:.1f} × the time of one run of your recipe), peak {peak_gib:.1f} of {memory_gib:.1f} GiB{of_each}{left}.",
         f"Learning rates on {plan.scout_examples:,} training rows, then {ranks};"
-        f" {plan.decide} held-out rows choose, {plan.score} others score.",
+        f" {plan.decide} held-out rows choose, {plan.score} others score{fewer}.",
     ]
     if (steps := job.recipe.steps(job.examples)) < LEAST_STEPS:
         lines.append(f"{few_steps(steps)} More rows or epochs help, more time does not.")

@@ -70,6 +70,15 @@ def _shown(result: CutResult) -> list[CutLine]:
     ]
 
 
+def left_out(result: CutResult) -> str:
+    """How many versions were measured and have no line; empty where all have one."""
+    tried = len(result.lines) if result.tried is None else result.tried
+    few = tried - len(_shown(result))
+    if not few:
+        return ""
+    return f"{few} of {tried} versions, all shrunk, were dropped early and are left out."
+
+
 def _lost(line: CutLine, result: CutResult) -> str:
     if line.gain_lost is None:
         return "–"
@@ -166,6 +175,8 @@ def print_cut(result: CutResult, console: Console, page: Path) -> None:
         say(console, GAIN_LOST_SHORT, "dim")
     if any(row.loss.startswith("~") for row in rows(result)):
         say(console, EARLY, "dim")
+    if left_out(result):
+        say(console, left_out(result), "dim")
     console.print()
     for sentence in (spared(result), checked(result), f"{_took(result)} on {result.device}.", UNSEEN):
         if sentence:
@@ -196,6 +207,7 @@ def write_page(result: CutResult, directory: Path) -> Path:
         took=_took(result),
         unseen=UNSEEN,
         early=EARLY,
+        left_out=left_out(result),
         dropped=any(line.loss.source != "measured" for line in result.lines),
         **parts,
     )

@@ -38,6 +38,10 @@ METHOD = (
     "Every run sees the same batches in the same order, starts from the same weights and is compared row by row on the same held-out "
     "rows; differences, not levels, are the evidence. Intervals are 95 % and count held-out rows and, where there are several, seeds."
 )
+RUNS_NOTE = (
+    "Here losses are on the held-out rows that choose, and gain lost is against the best run on as many rows; among the choices above both"
+    " are on the rows that score, against the best choice."
+)
 VALIDATED = "validated on SmolLM2-135M only so far"
 
 
@@ -53,21 +57,42 @@ def measured(recommendation: Recommendation) -> str:
     if not top:
         return "No run finished; nothing was measured."
     seeds = len({point.seed for point in recommendation.points})
-    size = f"all {data.train:,}" if top >= data.train else f"up to {top:,} of {data.train:,}"
-    return (
-        f"{wording.count(len(recommendation.points), 'run')} of your recipe on {size} rows, {wording.count(seeds, 'seed')}, "
-        f"{data.decide + data.score:,} held-out rows."
-    )
+    runs, on = len(recommendation.points), f"up to {top:,} of {data.train:,} rows"
+    if top >= data.train:
+        fewer = sum(point.examples < top for point in recommendation.points)
+        runs, on = runs - fewer, f"all {data.train:,} rows" + (f" and {fewer:,} on fewer" if fewer else "")
+    return f"{wording.count(runs, 'run')} of your recipe on {on}, {wording.count(seeds, 'seed')}, {held_out_used(recommendation)}."
+
+
+def held_out_used(recommendation: Recommendation) -> str:
+    """How many held-out rows judged, and why not all of them where they are fewer."""
+    used, there = judged(recommendation), recommendation.data.decide + recommendation.data.score
+    if used == there:
+        return f"{there:,} held-out rows"
+    return f"{used:,} of {there:,} held-out rows (judging by all would take too much of the time)"
+
+
+def judged(recommendation: Recommendation) -> int:
+    """Held-out rows that runs were judged by."""
+    data = recommendation.data
+    return data.decide + data.score if data.judged is None else data.judged
 
 
 def extrapolation(recommendation: Recommendation) -> str:
     """What was not measured but continued from smaller runs; empty where everything was measured."""
     data, top = recommendation.data, measured_to(recommendation)
-    if top and any(option.loss.source == "extrapolated" for option in recommendation.options):
-        if top >= data.train:  # but not this setting
-            return f"Run on fewer than all {data.train:,} rows; the rest is extrapolated."
-        return f"Measured to {top:,} rows; {data.train:,} extrapolated (intervals include it)."
-    return ""
+    if not top or not any(option.loss.source == "extrapolated" for option in recommendation.options):
+        return ""
+    if top >= data.train:  # but not this setting
+        return f"Run on fewer than all {data.train:,} rows; the rest is extrapolated."
+    included = " (intervals include it)" if intervals_shown(recommendation) else ""
+    return f"Measured to {top:,} rows; {data.train:,} extrapolated{included}."
+
+
+def intervals_shown(recommendation: Recommendation) -> bool:
+    """Whether any choice has an interval."""
+    lost = [option.gain_lost for option in recommendation.options]
+    return recommendation.gains and any(figure is not None and figure.low is not None for figure in lost)
 
 
 def yours(recommendation: Recommendation) -> str:
@@ -117,7 +142,10 @@ def data(recommendation: Recommendation) -> str:
     parts = [f"{wording.clean(d.format)}, {d.train:,} train / {d.decide + d.score:,} held out"]
     parts += [
         f"{wording.count(n, 'row')} {what}"
-        for n, what in ((d.truncated, "truncated"), (d.dropped, "dropped"))
+        for n, what in (
+            (d.truncated, "truncated"),
+            (d.dropped, f"dropped ({recommendation.recipe.why_dropped})"),
+        )
         if n
     ]
     return f"{wording.clean(d.name)}: {', '.join(parts)}"
@@ -151,11 +179,11 @@ def cost(recommendation: Recommendation) -> str:
 
 def resolvable(recommendation: Recommendation) -> str:
     """What the held-out rows can tell apart; empty where that is not known."""
-    figure, d = recommendation.cost.resolvable, recommendation.data
+    figure = recommendation.cost.resolvable
     return (
         ""
         if figure is None
-        else f"{d.decide + d.score:,} held-out rows tell apart differences of {wording.percent(figure.value)} of the gain."
+        else f"{judged(recommendation):,} held-out rows tell apart differences of {wording.percent(figure.value)} of the gain."
     )
 
 
@@ -197,14 +225,19 @@ def ranks(values: tuple[int, ...]) -> str:
     return ", ".join(f"r={rank}" for rank in values)
 
 
-def still_possible(recommendation: Recommendation) -> tuple[int, ...]:
-    """Ranks in the table that nothing has ruled out, each with learning rates of its own."""
+def still_possible(recommendation: Recommendation) -> str:
+    """Ranks in the table that nothing has ruled out, each with learning rates of its own: ``r=4, r=16 (yours alone), r=32``.
+
+    The person's own rank too, where it was run: no learning rate but theirs rules it neither in nor out.
+    """
     tuned = {
         option.rank
         for option in recommendation.options
         if option.kind == "tuned" and wording.searched(recommendation, option.rank)
     }
-    return tuple(sorted(tuned - set(recommendation.ruled_out)))
+    own = {point.rank for point in recommendation.points if point.role == "yours"} - tuned
+    named = {rank: f"r={rank}{' (yours alone)' if rank in own else ''}" for rank in tuned | own}
+    return ", ".join(named[rank] for rank in sorted(set(named) - set(recommendation.ruled_out)))
 
 
 def no_intervals(recommendation: Recommendation) -> str:

@@ -54,7 +54,7 @@ def render(recommendation: Recommendation, configs: Mapping[str, str] | None = N
         rows=choices.rows(recommendation),
         marks=choices.marks(recommendation),
         timed=any(option.train_minutes for option in recommendation.options),
-        runs=[_run(point) for point in _sorted_runs(recommendation)],
+        runs=[_run(point, gains=recommendation.gains) for point in _sorted_runs(recommendation)],
         charts=_charts(recommendation),
         versions=", ".join(
             f"{wording.clean(name)} {wording.clean(version)}" for name, version in versions.items()
@@ -127,8 +127,9 @@ def _sorted_runs(recommendation: Recommendation) -> list[MeasuredPoint]:
     return sorted(recommendation.points, key=lambda p: (p.rank, p.learning_rate, p.alpha, p.examples, p.seed))
 
 
-def _run(point: MeasuredPoint) -> tuple[str, ...]:
-    """A line of the table of runs."""
+def _run(point: MeasuredPoint, *, gains: bool) -> tuple[str, ...]:
+    """A line of the table of runs, its gain lost withheld where that of the choices is."""
+    lost = point.gain_lost if gains else None
     return (
         str(point.rank),
         wording.short(point.alpha),
@@ -137,7 +138,7 @@ def _run(point: MeasuredPoint) -> tuple[str, ...]:
         f"{point.examples:,}",
         f"{point.steps:,}",
         "diverged" if point.loss is None else _minus(wording.loss(point.loss)),
-        "–" if point.gain_lost is None else _minus(wording.percent_interval(point.gain_lost)),
+        "–" if lost is None else _minus(wording.percent_cell(lost)),
         "–" if point.train_loss is None else _minus(wording.loss(point.train_loss)),
         point.role,
     )

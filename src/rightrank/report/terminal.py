@@ -74,7 +74,7 @@ def _lead(recommendation: Recommendation, console: Console) -> None:
         ruled_out, open_ = recommendation.ruled_out, facts.still_possible(recommendation)
         line.append(f"   Ruled out: {facts.ranks(ruled_out) or 'no rank yet'}", style="not dim default")
         if open_:
-            line.append(f"   Tried and open: {facts.ranks(open_)}", style="not dim default")
+            line.append(f"   Tried and open: {open_}", style="not dim default")
     elif status == "NO_GAIN":
         line.append("   Do not train on this as it is", style="bold default")
     else:

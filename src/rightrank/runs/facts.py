@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from rightrank.data import PreparedData
     from rightrank.executors.survey import BaseFacts
     from rightrank.probe.loss_table import LossTable
+    from rightrank.recipe import Recipe
 
 
-def data_line(data: PreparedData) -> str:
+def data_line(data: PreparedData, recipe: Recipe) -> str:
     """The data set in one sentence, said before anything is loaded."""
     sample = "" if data.train_of_all is None else f" ({len(data.train):,} of them drawn at random)"
     parts = [f"{data.train_rows:,} train{sample} / {len(data.decide) + len(data.score):,} held out"]
     parts += [
         f"{count:,} {'row' if count == 1 else 'rows'} {word}"
-        for count, word in ((data.truncated, "truncated"), (data.dropped, "dropped"))
+        for count, word in (
+            (data.truncated, "truncated"),
+            (data.dropped, f"dropped ({recipe.why_dropped})"),
+        )
         if count
     ]
     return f"{data.name}: {data.format}, {', '.join(parts)}."
@@ -42,8 +46,11 @@ def model_line(base: BaseFacts, how_it_runs: str) -> str:
     return f"{base.name}: {size} weights in {base.dtype_name}, {how_it_runs}."
 
 
-def data_facts(data: PreparedData) -> DataFacts:
-    """The data set as the answer names it; tokens of rows that were not read are estimated from those that were."""
+def data_facts(data: PreparedData, judged: int) -> DataFacts:
+    """The data set as the answer names it; tokens of rows that were not read are estimated from those that were.
+
+    ``judged``: held-out rows that runs were judged by.
+    """
     times = data.train_rows / len(data.train)
     return DataFacts(
         name=data.name,
@@ -60,6 +67,7 @@ def data_facts(data: PreparedData) -> DataFacts:
         total_tokens=round(times * sum(len(e.token_ids_T) for e in data.train)),
         template=data.template,
         held_out_from=data.held_out_from,
+        judged=judged,
     )
 
 

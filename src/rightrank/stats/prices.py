@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 GUIDE_RANKS = (8, 16, 32, 64, 128)
 GUIDE_ALPHA_PER_RANK = 2.0
 GUIDE_LEARNING_RATE = 2e-4
-# How far (log10 of the learning rate) a curve may be carried beyond its measured ends. Chosen: one step of a grid of half-decades.
+# How far (log10 of the learning rate) from the nearest run a price may be derived, beyond the runs as between them. Chosen: one step of
+# a grid of half-decades.
 BEYOND = 0.5
 SAME = 1e-6
 # Share of their difference taken as the standard error of a straight line between two points. Assumed: nothing else is known there.
@@ -174,6 +175,7 @@ def _along_rate(data: Measured, standing: Standing, rank: int, axis: float) -> I
     if np.any(data.axis_U[diverged_U] <= axis + SAME) and axis > x_u[-1]:
         return f"Training r={rank} diverged at a learning rate no higher than this."
     kept = _not_exploded(x_u, standing.level.value_K[here] > standing.base.value_K[0], axis)
+    kept = kept[_stretch(x_u[kept], axis)]
     x_u, here = x_u[kept], here[kept]
     found = _line_and_curve(x_u, standing.level.value_K[here], axis)
     if found is None:
@@ -194,6 +196,15 @@ def _not_exploded(
     place = int(np.searchsorted(x_u, x))
     beside_u = np.isin(np.arange(len(x_u)), (place - 1, place))
     return np.flatnonzero(~exploded_u | beside_u)
+
+
+def _stretch(x_u: Float[np.ndarray, " u"], x: float) -> Int[np.ndarray, " p"]:
+    """The points that hang together with the one nearest to ``x``: a wider gap than ``BEYOND`` to either side parts them.
+
+    Across one, a single far point would say what lies between: 1e-6 and 1e-3 nothing of 2e-4.
+    """
+    stretch_u = np.cumsum(np.diff(x_u, prepend=x_u[:1]) > 2 * BEYOND + 1e-9)
+    return np.flatnonzero(stretch_u == stretch_u[np.argmin(np.abs(x_u - x))])
 
 
 def _line_and_curve(

@@ -151,13 +151,20 @@ class Decision:
     warnings: tuple[str, ...]
 
 
+NO_INTERVAL = "It was not run, and these runs bear no interval."
+
+
 def without_intervals(decision: Decision) -> Decision:
-    """``decision`` with every interval's ends NaN, and a verdict on no choice but the best."""
+    """``decision`` with every interval's ends NaN, a verdict on no choice but the best, and no price of a guide's or the person's own
+    setting that was not run: what is derived from runs nearby says nothing without its interval."""
     bare: Decision = _bare(decision)
-    judged = tuple(
-        price if price.verdict == "best" else replace(price, verdict="cannot tell") for price in bare.choices
-    )
-    return replace(bare, choices=judged)
+    return replace(bare, choices=tuple(map(_unjudged, bare.choices)))
+
+
+def _unjudged(price: Price) -> Price:
+    if price.source == "derived" and price.kind != "tuned":
+        return Price(price.kind, price.setting, "cannot tell", None, None, None, None, None, NO_INTERVAL)
+    return price if price.verdict == "best" else replace(price, verdict="cannot tell")
 
 
 def _bare(value: Any) -> Any:
