@@ -55,6 +55,8 @@ def written(rows: list[dict[str, str]], base: BaseModel) -> list[dict[str, str]]
     tokenizer: Any = base.tokenizer
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    stops = base.model.generation_config.eos_token_id  # not always the tokenizer's
+    ends = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
     torch.manual_seed(2)
     found = []
     together = TOGETHER_ON_GPU if base.device.type == "cuda" else TOGETHER_ON_CPU
@@ -70,8 +72,10 @@ def written(rows: list[dict[str, str]], base: BaseModel) -> list[dict[str, str]]
             )
         for row, ids in zip(some, out[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            if tokenizer.eos_token_id in ids and text.strip():
+            if ends & set(ids) and text.strip():
                 found.append({**row, "completion": text})
+    if not found:
+        raise SystemExit(f"The base ends none of {len(rows)} completions within {LONGEST} tokens.")
     return found
 
 

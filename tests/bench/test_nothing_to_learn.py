@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bench.nothing_to_learn import random_words, read, shuffled
+import pytest
+from bench.nothing_to_learn import random_words, read, shuffled, written
 
 from rightrank.bank.base_model import load_base
 from small_run import save_model, save_rows, small_rows
@@ -34,3 +35,19 @@ def test_random_words_say_nothing_of_the_prompt(tmp_path: Path) -> None:
     assert json.dumps(drawn) == json.dumps(random_words(rows, base)), "the same every time"
     words = Counter(word for row in drawn for word in row["completion"].split())
     assert len(words) > 10, "of a vocabulary of a few dozen"
+
+
+def test_what_the_base_writes_ends_where_the_base_ends(tmp_path: Path) -> None:
+    """By its own stop tokens, where its tokenizer names another."""
+    base = load_base(save_model(tmp_path / "model"))
+    base.tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    others = [i for i in range(base.vocabulary) if i != base.tokenizer.eos_token_id]
+    base.model.generation_config.eos_token_id = others[::2]
+    rows = small_rows(20)
+    made = written(rows, base)
+    assert 0 < len(made) <= len(rows)
+    assert all(row["completion"].strip() for row in made)
+    base.model.generation_config.eos_token_id = base.vocabulary + 1
+    base.tokenizer.eos_token = None
+    with pytest.raises(SystemExit, match="ends none of 20"):
+        written(rows, base)
