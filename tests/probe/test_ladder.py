@@ -322,7 +322,8 @@ worlds = st.builds(
 )
 def test_on_any_surface_it_ends_and_never_repeats_itself(world, breadth, prior, yours):
     plan = plan_of(breadth)
-    stages, done = simulate(world, plan, prior=prior, yours=yours)
+    # Where no learning rate matters, every rank asks for others and for other seeds: 63 stages.
+    stages, done = simulate(world, plan, prior=prior, yours=yours, most=80)
     assert len(set(done)) == len(done)
     assert all(s.configurations for s in stages)
     own = [c for c, _ in done if c.role not in ("guide", "yours") and c.alpha == alpha_for(c.rank)]
