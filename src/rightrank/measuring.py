@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,11 +28,14 @@ from rightrank.to_decide import next_steps
 from rightrank.trackers import Tracking, start_tracking
 
 if TYPE_CHECKING:
+    from rightrank.circumstances import Cost
+    from rightrank.data import PreparedData
     from rightrank.preparing import Prepared
     from rightrank.probe.loss_table import LossTable
     from rightrank.probe.plan import Plan
     from rightrank.probe.run import Outcome, Subject
     from rightrank.recommendation import Recommendation
+    from rightrank.stats.evidence import Evidence
     from rightrank.stats.results import Decision
 
 
@@ -101,89 +104,111 @@ def _probe(prepared: Prepared, table: LossTable, tracking: Tracking) -> Outcome:
 
 def _answer(prepared: Prepared, table: LossTable, outcome: Outcome) -> Recommendation:
     """Decide, and write the answer into the run directory."""
-    from rightrank.probe.plan import trainer_seconds
     from rightrank.stats.decision import decide
 
-    request, job, memory, data = prepared.request, prepared.job, prepared.memory, prepared.data
-    base, how = prepared.base, prepared.path.words
+    request = prepared.request
     decision = decide(outcome.evidence, yours=request.yours, seed=request.seed)
     if decision.best_loss is None:
         raise ConfigurationError(
             "Every run diverged, at every learning rate tried.",
             "Check the data for broken rows; a base in float32 (`--device cpu`) may help to see why.",
         )
+    found = _besides(prepared, table, decision, interrupted=outcome.stopped == "interrupted")
+    answer = replace(
+        _recommended(prepared, table, outcome.evidence, decision, found),
+        own_measure=found.besides.own_measure,
+        forgetting=found.besides.forgetting,
+        cuts=found.cuts.cuts,
+        layers=found.layers.compared,
+        recipe_from=request.recipe_from,
+    )
+    answer.save(table.directory)
+    keep_adapter(table, answer, prepared.data.rows_fingerprint)
+    return answer
+
+
+class Found(NamedTuple):
+    """What was measured besides the ranks."""
+
+    besides: Besides
+    layers: LayersFound
+    cuts: Cuts
+    interrupted: bool
+
+
+def _besides(prepared: Prepared, table: LossTable, decision: Decision, *, interrupted: bool) -> Found:
+    """What was asked for besides, in turn, for as long as nobody interrupts."""
     besides = Besides()
     if prepared.asked.anything:
         besides = measure_besides(
             prepared.asked,
-            request,
+            prepared.request,
             prepared.model,
             table,
             decision,
             deadline=prepared.started + prepared.plan.budget_seconds,
-            interrupted=outcome.stopped == "interrupted",
+            interrupted=interrupted,
         )
-    stopped = outcome.stopped == "interrupted" or besides.interrupted
+    stopped = interrupted or besides.interrupted
     layers = _layers(prepared, table, decision, interrupted=stopped)
     stopped = stopped or layers.interrupted
     cuts = no_cuts(table.directory) if stopped else _cuts(prepared, table, decision)
-    mean_tokens = float(np.mean([len(e.token_ids_T) for e in data.train]))
-    one_run = mean_tokens * data.train_rows
-    batch_tokens = int(request.recipe.batch_size * mean_tokens)
-    judges = [len(e.token_ids_T) for e in (*prepared.executor.decide, *prepared.executor.score)]
-    by_name = isinstance(request.model, (str, Path))
-    answer = make_recommendation(
+    return Found(besides, layers, cuts, stopped or cuts.interrupted)
+
+
+def _recommended(
+    prepared: Prepared, table: LossTable, evidence: Evidence, decision: Decision, found: Found
+) -> Recommendation:
+    """The answer, but for what was measured besides."""
+    from rightrank.probe.plan import trainer_seconds
+
+    request, job, memory, data = prepared.request, prepared.job, prepared.memory, prepared.data
+    base, executor, speed = prepared.base, prepared.executor, prepared.speed
+    name = str(request.model) if isinstance(request.model, (str, Path)) else base.name
+    batch_tokens = int(request.recipe.batch_size * _mean_tokens(data))
+    return make_recommendation(
         decision,
         recipe=request.recipe,
-        model=model_facts(base, str(request.model) if by_name else base.name, prepared.executor.targets, how),
-        data=data_facts(data, len(judges)),
-        cost=cost(
-            prepared.executor.device_words,
-            prepared.executor.peak_gib(),
-            planned_seconds=prepared.plan.planned_seconds + prepared.cutting.seconds,
-            took_seconds=time.monotonic() - prepared.started,
-            runs=sum(
-                runs_spent(one, judges, one_run * request.recipe.epochs)
-                for one in (table, layers.table)
-                if one is not None
-            ),
-            resolvable=decision.resolvable_difference_percent,
-        ),
-        provenance=provenance(
-            request.command,
-            request.seed,
-            table.directory,
-            interrupted=stopped or cuts.interrupted,
-        ),
-        points=measured_points(table, decision, request.recipe, outcome.evidence.tokens_E),
-        next_steps=next_steps(
-            decision, prepared.plan, outcome.evidence, request.recipe, asked_anew(request.command)
-        ),
+        model=model_facts(base, name, executor.targets, prepared.path.words),
+        data=data_facts(data, len(executor.decide) + len(executor.score)),
+        cost=_cost(prepared, table, decision, found.layers),
+        provenance=provenance(request.command, request.seed, table.directory, interrupted=found.interrupted),
+        points=measured_points(table, decision, request.recipe, evidence.tokens_E),
+        next_steps=next_steps(decision, prepared.plan, evidence, request.recipe, asked_anew(request.command)),
         train_gib=lambda rank: memory.peak_gib(job.parameters_per_rank * rank, batch_tokens),
-        train_minutes=lambda rank: trainer_seconds(job, prepared.speed, rank, job.examples) / 60,
+        train_minutes=lambda rank: trainer_seconds(job, speed, rank, job.examples) / 60,
         adapter_mb=lambda rank: job.parameters_per_rank * rank * 2 / 1e6,
         warnings=(
             *request.notes,
             *data.notes,
-            *prepared.executor.notes,
-            *besides.notes,
-            *layers.notes,
-            *cuts.notes,
+            *executor.notes,
+            *found.besides.notes,
+            *found.layers.notes,
+            *found.cuts.notes,
             *mixed_origins(table),
             *_missed(prepared.plan, table),
         ),
     )
-    answer = replace(
-        answer,
-        own_measure=besides.own_measure,
-        forgetting=besides.forgetting,
-        cuts=cuts.cuts,
-        layers=layers.compared,
-        recipe_from=request.recipe_from,
+
+
+def _cost(prepared: Prepared, table: LossTable, decision: Decision, layers: LayersFound) -> Cost:
+    executor = prepared.executor
+    judges = [len(e.token_ids_T) for e in (*executor.decide, *executor.score)]
+    one_run = _mean_tokens(prepared.data) * prepared.data.train_rows * prepared.request.recipe.epochs
+    tables = [one for one in (table, layers.table) if one is not None]
+    return cost(
+        executor.device_words,
+        executor.peak_gib(),
+        planned_seconds=prepared.plan.planned_seconds + prepared.cutting.seconds,
+        took_seconds=time.monotonic() - prepared.started,
+        runs=sum(runs_spent(one, judges, one_run) for one in tables),
+        resolvable=decision.resolvable_difference_percent,
     )
-    answer.save(table.directory)
-    keep_adapter(table, answer, data.rows_fingerprint)
-    return answer
+
+
+def _mean_tokens(data: PreparedData) -> float:
+    """Of a training row."""
+    return float(np.mean([len(e.token_ids_T) for e in data.train]))
 
 
 def _layers(prepared: Prepared, table: LossTable, decision: Decision, *, interrupted: bool) -> LayersFound:

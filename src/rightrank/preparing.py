@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rightrank.bank.memory import MemoryModel
+    from rightrank.bank.targets import Target
     from rightrank.bank.verify import Path as HowItRuns
     from rightrank.data import PreparedData, TokenizedExample
     from rightrank.executors.fleet import Fleet
@@ -161,7 +162,6 @@ def _plan(
     asked: Asked,
 ) -> Prepared:
     from rightrank.bank.memory import GIB
-    from rightrank.probe.plan import Job, final_ranks
     from rightrank.probe.plan_words import plan_lines
 
     base, targets = workers.facts, workers.facts.targets
@@ -173,16 +173,7 @@ def _plan(
     path, memory, executor = survey.path, survey.memory, workers.executor
     request.on_text(model_line(base, path.words))
     request.on_text("Timing training steps for the plan.")
-    job = Job(
-        examples=data.train_rows,
-        at_hand=len(data.train),
-        recipe=request.recipe,
-        parameters_per_rank=sum(target.width_in + target.width_out for target in targets),
-        decide_pool=len(data.decide),
-        score_pool=len(data.score),
-        held_out_tokens=float(np.mean([len(e.token_ids_T) for e in (*data.decide, *data.score)])),
-        own_rank=None if request.yours is None else request.yours[0],
-    )
+    job = _job(request, data, targets)
     executor.fit_together([_largest(ranks)])  # too little memory shows here, before anything is spent
     speed = executor.measure_speed(small=min(ranks), large=max(ranks))
     if asked.anything:
@@ -194,21 +185,13 @@ def _plan(
         plan = continued(plan, directory, ranks, new_budget=request.budget_minutes is not None)
         layers = within(layers, plan)
     executor.judge_by(data.decide[: plan.decide], data.score[: plan.score])
-    batch_tokens = int(request.recipe.batch_size * np.mean([len(e.token_ids_T) for e in data.train]))
-    at_once = sorted(final_ranks(plan), reverse=True)[: speed.together]
     card = executor.available_bytes() / GIB
-    foreseen = memory.peak_gib(job.parameters_per_rank * sum(at_once), len(at_once) * batch_tokens)
-    # Loading may have taken more than training will; and what does not fit at once is trained in turn.
-    peak = max(min(foreseen, card), executor.peak_gib())
-    for line in plan_lines(plan, job, peak, card):
-        request.on_text(line)
-    if layers.line:
-        request.on_text(layers.line)
+    peak = _peak_gib(request, data, executor, memory, job, speed, plan)
     cutting = plan_cuts(plan, job, speed, ranks, several_devices=not _is_local(executor))
-    if cutting.line:
-        request.on_text(cutting.line)
-    if request.finish:
-        request.on_text(price_line(data, job, speed, ranks))
+    priced = price_line(data, job, speed, ranks) if request.finish else None
+    for line in (*plan_lines(plan, job, peak, card), layers.line, cutting.line, priced):
+        if line:
+            request.on_text(line)
     return Prepared(
         request,
         directory,
@@ -227,6 +210,40 @@ def _plan(
         cutting,
         layers,
     )
+
+
+def _job(request: Request, data: PreparedData, targets: Sequence[Target]) -> Job:
+    from rightrank.probe.plan import Job
+
+    return Job(
+        examples=data.train_rows,
+        at_hand=len(data.train),
+        recipe=request.recipe,
+        parameters_per_rank=sum(target.width_in + target.width_out for target in targets),
+        decide_pool=len(data.decide),
+        score_pool=len(data.score),
+        held_out_tokens=float(np.mean([len(e.token_ids_T) for e in (*data.decide, *data.score)])),
+        own_rank=None if request.yours is None else request.yours[0],
+    )
+
+
+def _peak_gib(
+    request: Request,
+    data: PreparedData,
+    executor: LocalExecutor | Fleet,
+    memory: MemoryModel,
+    job: Job,
+    speed: Speed,
+    plan: Plan,
+) -> float:
+    """Of the device. Loading may have taken more than training will; and what does not fit at once is trained in turn."""
+    from rightrank.bank.memory import GIB
+    from rightrank.probe.plan import final_ranks
+
+    batch_tokens = int(request.recipe.batch_size * np.mean([len(e.token_ids_T) for e in data.train]))
+    at_once = sorted(final_ranks(plan), reverse=True)[: speed.together]
+    foreseen = memory.peak_gib(job.parameters_per_rank * sum(at_once), len(at_once) * batch_tokens)
+    return max(min(foreseen, executor.available_bytes() / GIB), executor.peak_gib())
 
 
 def _plans(
