@@ -96,13 +96,18 @@ def command_again(arguments: Sequence[str]) -> str:
 
 def asked_anew(command: str) -> str:
     """``command`` without what "to decide" sets anew: how long it may take, and where its results go."""
+    return without(command, *VALUED)
+
+
+def without(command: str, *options: str) -> str:
+    """``command`` without these options and their values."""
     words, skip = [], False
     for word in shlex.split(command):
         if skip:
             skip = False
-        elif word in VALUED:
+        elif word in options:
             skip = True
-        elif not word.startswith(tuple(f"{option}=" for option in VALUED)):
+        elif not word.startswith(tuple(f"{option}=" for option in options)):
             words.append(word)
     return shlex.join(words)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING
 
+from rightrank.arguments import without
 from rightrank.data.wording import counted
 from rightrank.probe.plan import EVALUATION_SHARE, FEW, LEAST_STEPS
 from rightrank.recommendation import Figure, NextStep
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Beyond these nobody would follow the advice. Assumed.
 MOST_TIMES_MORE = 20
 MOST_SEEDS = 10
-MORE_ROWS = "--eval-data MORE_ROWS"
 
 
 def next_steps(
@@ -35,7 +34,7 @@ def next_steps(
             f"Held-out rows are lacking, {2 * FEWEST_EXAMPLES} at least: half of them score, and {FEWEST_EXAMPLES} are the least for an"
             " interval."
         )
-        return (_step(f"{command} {MORE_ROWS}", seconds, why),)
+        return (_step(_with_more_rows(command), seconds, why),)
     if (steps := recipe.steps(evidence.all_examples)) < LEAST_STEPS:
         return (_more_steps(plan, recipe, steps, command),)
     found = [
@@ -55,8 +54,9 @@ def _more_steps(plan: Plan, recipe: Recipe, steps: int, command: str) -> NextSte
         f"Steps are lacking, not minutes: a run of your recipe has {counted(steps, 'optimiser step')}, and {LEAST_STEPS} are the least"
         " to rely on. More rows or a smaller batch give more steps too."
     )
-    plain = re.sub(r" --epochs[ =]\S+", "", command)
-    return _step(f"{plain} --epochs {epochs}", plan.budget_seconds * epochs / recipe.epochs, why)
+    return _step(
+        f"{without(command, '--epochs')} --epochs {epochs}", plan.budget_seconds * epochs / recipe.epochs, why
+    )
 
 
 def _more_time(plan: Plan, evidence: Evidence, command: str) -> list[NextStep]:
@@ -92,7 +92,7 @@ def _more_held_out(decision: Decision, plan: Plan, command: str) -> list[NextSte
         f"Held-out rows are lacking: about {2 * needed:,}, half of them to score, instead of {2 * now:,} make the intervals as narrow as"
         " the margin."
     )
-    return [_step(f"{command} {MORE_ROWS}", seconds, why)]
+    return [_step(_with_more_rows(command), seconds, why)]
 
 
 def _more_seeds(decision: Decision, plan: Plan, command: str) -> list[NextStep]:
@@ -111,16 +111,21 @@ def _what_lacks_most(decision: Decision, plan: Plan, command: str) -> NextStep:
     deciding = decision.deciding
     if decision.margin is None:
         why = f"Held-out rows are lacking, not minutes: by {2 * plan.score:,} it cannot be told whether training gains anything."
-        return NextStep(f"{command} {MORE_ROWS}", why, None)
+        return NextStep(_with_more_rows(command), why, None)
     if deciding is not None and deciding.helps_most == "held-out examples":
         why = (
             f"Held-out rows are lacking, not minutes: most of the doubt comes from having {2 * deciding.held_out_now:,}, and no number near"
             " that makes the intervals as narrow as the margin."
         )
-        return NextStep(f"{command} {MORE_ROWS}", why, None)
+        return NextStep(_with_more_rows(command), why, None)
     return _step(
         command, 2 * plan.budget_seconds, "Time for more learning rates and repeats with other seeds."
     )
+
+
+def _with_more_rows(command: str) -> str:
+    """``command`` judged by more rows than before."""
+    return f"{without(command, '--eval-data')} --eval-data MORE_ROWS"
 
 
 def _step(command: str, seconds: float, why: str) -> NextStep:

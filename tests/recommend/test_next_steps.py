@@ -49,6 +49,12 @@ def test_where_too_few_rows_score_more_time_is_not_what_would_decide() -> None:
     assert commands(30, top=24) == [f"{COMMAND} --budget 10"]
 
 
+def test_more_held_out_rows_take_the_place_of_those_that_were_named() -> None:
+    for given in ("--eval-data 'held out.jsonl'", "--eval-data=held.jsonl"):
+        found = commands(12, top=24, command=f"{COMMAND} {given} --seed 2")
+        assert found == [f"{COMMAND} --seed 2 --eval-data MORE_ROWS --budget 10"]
+
+
 def test_where_the_recipe_has_too_few_steps_epochs_are_named_and_minutes_are_not_the_lack() -> None:
     (step,) = steps(top=24, batch=4, command=f"{COMMAND} --epochs 1 --seed 2")
     assert step.command == f"{COMMAND} --seed 2 --epochs 2 --budget 8"

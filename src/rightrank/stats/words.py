@@ -104,7 +104,6 @@ def nothing_certain(
     candidates: Sequence[Candidate], margin: Margin, safe: Setting, worst_percent: float
 ) -> tuple[str, ...]:
     """No rank is surely good enough."""
-    out = [c for c in candidates if c.lost.low > margin.percent]
     said = [
         f"No rank is surely within {_percent(margin.percent)} of the best; the smallest that may be and is safe, rank {safe.rank} at "
         f"learning rate {safe.learning_rate:.1e}, may lose up to {_percent(worst_percent)} of the gain."
@@ -113,8 +112,6 @@ def nothing_certain(
         said = [
             "Ranks whose loss is close enough get significantly fewer completions or tokens right than the best."
         ]
-    if out:
-        said.append(f"Ruled out: {_ranks(out)}.")
     return tuple(said)
 
 
