@@ -140,8 +140,10 @@ def survey_to_judge(
     path = fastest_judging(base, _checked(base, examples, shares), examples, longest)
     if path.way == "plain":
         return _surveyed(base, path, examples, recipe, longest)
-    layers = {"compiled": False, "shares": path.shares, "trains": False}
-    return Survey(path, measure_graphs(base, short(examples), longest=longest, **layers))
+    memory = measure_graphs(
+        base, short(examples), compiled=False, shares=path.shares, longest=longest, trains=False
+    )
+    return Survey(path, memory)
 
 
 def _checked(base: BaseModel, examples: Sequence[TokenizedExample], shares: bool) -> HowItRuns:
