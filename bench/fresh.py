@@ -75,8 +75,15 @@ def run(model: str, folder: Path, out: Path, seeds: int, minutes: float | None) 
     import rightrank
 
     rows, held_out = str(folder / "train.jsonl"), str(folder / "held_out.jsonl")
+    begun = (out / "run" / "run.json").exists()
     answer = rightrank.recommend(
-        model, rows, eval_data=held_out, out=out / "run", budget_minutes=minutes, on_text=print
+        model,
+        rows,
+        eval_data=held_out,
+        out=out / "run",
+        budget_minutes=minutes,
+        resume=begun,
+        on_text=print,
     )
     named = [option for option in answer.options if option.kind in ("tuned", "guide")]
     settings = {option.label: (option.rank, option.alpha, option.learning_rate) for option in named}

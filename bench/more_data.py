@@ -4,8 +4,9 @@
 
 Offline. The runs on at most n / ``times`` rows are the evidence (2, 4 or 8); what is foreseen for n is compared with the runs on n: how
 much more each doubling of the rank pays at twice the data (percent of the gain, ranks run at both sizes, each at its best learning rate;
-``--times 2`` alone), and the losses of these settings against the best of them. Priors leave the data set out; the lockbox is not looked
-at.
+``--times 2`` alone), the losses of near-best settings against the best of them, and those of all others, which is what the price of a
+guide's setting or of one's own rests on, by the side of the best learning rate on which they lie. Priors leave the data set out; the
+lockbox is not looked at.
 
 Dimensions: C runs, E held-out examples.
 """
@@ -38,6 +39,8 @@ NEAR_PERCENT = 5.0
 """Settings foreseen to lose more are nobody's choice."""
 SAME = 2e-3
 """Learning rates (log10) this close are one."""
+ASIDE = 0.25
+"""Further from the best learning rate (log10) one is too high or too low: half a step of the grid."""
 
 
 def first_part(surface: Surface, times: int) -> Evidence:
@@ -68,10 +71,19 @@ class Told:
     slope: tuple[float, float, float] | None
     """Foreseen, lower and upper end; None where nothing is said."""
     slope_seen: float
+    foreseen_U: Float[np.ndarray, " U"]
+    """Loss of each setting against the best foreseen, percent of the gain."""
     apart_U: Float[np.ndarray, " U"]
-    """Foreseen minus seen loss of each setting against the best foreseen, percent of the gain; near-best settings alone."""
+    """Foreseen minus seen."""
     held_U: Bool[np.ndarray, " U"]
     """Whether the interval held what was seen."""
+    aside_U: Float[np.ndarray, " U"]
+    """How far above the learning rate of the best each one lies, log10."""
+
+    @property
+    def near_U(self) -> Bool[np.ndarray, " U"]:
+        """Settings that someone might choose."""
+        return self.foreseen_U <= NEAR_PERCENT
 
 
 def told(surface: Surface, times: int = 2, replicates: int = 2000) -> Told:
@@ -84,26 +96,24 @@ def told(surface: Surface, times: int = 2, replicates: int = 2000) -> Told:
     seen = Truth(surface, np.flatnonzero(score_E))
     best = data.settings[later.best]
     zero = seen.regret_percent(best.rank, best.axis)
-    apart, held = [], []
+    found = []
     for u, setting in enumerate(data.settings):
         recorded = any(r == setting.rank and abs(x - setting.axis) < SAME for r, x in seen.settings)
-        if (
-            not recorded
-            or not np.isfinite(later.lost_U[u])
-            or later.lost_U[u] > NEAR_PERCENT
-            or u == later.best
-        ):
+        if not recorded or not np.isfinite(later.lost_U[u]) or u == later.best:
             continue
         truth = seen.regret_percent(setting.rank, setting.axis) - zero
         low, high = later.lost_U[u] + np.quantile(later.lost_BU[:, u], [TAIL, 1 - TAIL])
-        apart.append(float(later.lost_U[u]) - truth)
-        held.append(bool(low <= truth <= high))
+        lost = float(later.lost_U[u])
+        found.append((lost, lost - truth, low <= truth <= high, setting.axis - best.axis))
+    foreseen, apart, held, aside = (np.array(column) for column in zip(*found, strict=True))
     slope = decision.drift.rank_slope if times == 2 else None
     return Told(
         None if slope is None else (slope.value, slope.low, slope.high),
         _slope_seen(surface) if times == 2 else float("nan"),
-        np.array(apart),
-        np.array(held, dtype=bool),
+        foreseen,
+        apart,
+        held,
+        aside,
     )
 
 
@@ -143,20 +153,30 @@ def main() -> None:
             print(
                 f"a doubling of the rank pays {slope} % more at twice the data, seen {found.slope_seen:.2f}:"
             )
-        off = np.abs(found.apart_U).mean() if len(found.apart_U) else float("nan")
+        off_u = np.abs(found.apart_U[found.near_U])
         print(
-            f"{surface.name:12} {surface.epochs:g} epochs: {len(found.apart_U)} settings off by {off:.2f} %, "
-            f"{int(found.held_U.sum())} inside"
+            f"{surface.name:12} {surface.epochs:g} epochs: {len(off_u)} settings off by "
+            f"{off_u.mean() if len(off_u) else float('nan'):.2f} %, {int(found.held_U[found.near_U].sum())} inside"
         )
     said = [one for one in every if one.slope is not None]
     inside = sum(one.slope[1] <= one.slope_seen <= one.slope[2] for one in said if one.slope)
-    apart, held = (np.concatenate([getattr(one, name) for one in every]) for name in ("apart_U", "held_U"))
     if said:
         print(f"together: slope inside in {inside} of {len(said)}")
-    print(
-        f"together: settings off by {np.abs(apart).mean():.2f} %, "
-        f"intervals hold {100 * held.mean():.0f} % of {len(held)}"
+    near_U, apart_U, held_U, aside_U = (
+        np.concatenate([getattr(one, name) for one in every])
+        for name in ("near_U", "apart_U", "held_U", "aside_U")
     )
+    for words, which_U in (
+        ("near the best", near_U),
+        ("too low a learning rate", aside_U < -ASIDE),
+        ("too high a learning rate", aside_U > ASIDE),
+        ("all settings", np.ones(len(near_U), bool)),
+    ):
+        print(
+            f"together, {words}: off by {np.abs(apart_U[which_U]).mean():.2f} % (median "
+            f"{np.median(np.abs(apart_U[which_U])):.2f}), intervals hold {100 * held_U[which_U].mean():.0f} % "
+            f"of {int(which_U.sum())}"
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rightrank.bank.base_model import BaseModel
 
 KINDS = ("random", "written", "shuffled")
-TOGETHER_ON_CPU, TOGETHER_ON_GPU, LONGEST = 32, 256, 512
+TOGETHER_ON_CPU, TOGETHER_ON_GPU, LONGEST = 32, 1000, 900
 
 
 def read(path: Path, count: int) -> list[dict[str, str]]:

@@ -87,9 +87,14 @@ def score_probe(
 
 
 def probe_scored(surface: Surface, budget: float, found: Replayed, every: Truth, apart: Truth) -> Score:
-    """``found`` against the truth on all scoring rows, and on those that it has not seen."""
+    """``found`` against the truth on all scoring rows, and on those that it has not seen.
+
+    The point foreseen to be best is chosen by the rows that decide alone, so that all scoring rows may judge it; so it is where an
+    UNDECIDED answer names it. What was certified by scoring rows is judged by the others.
+    """
     decision = found.decision
     best, choice = decision.foreseen, decision.choice
+    judge = every if decision.status == "UNDECIDED" and choice == best else apart
     margin = decision.margin.percent if decision.margin else MARGIN_PERCENT
     tuned = [p for p in decision.choices if p.kind == "tuned" and p.gain_lost is not None]
     # What is said is said of the settings that were run, whichever of them is best.
@@ -106,7 +111,7 @@ def probe_scored(surface: Surface, budget: float, found: Replayed, every: Truth,
         rank=choice.rank,
         best_point_percent=every.regret_percent(best.rank, best.axis),
         standard_error_percent=every.standard_error_percent(best.rank, best.axis),
-        recommended_percent=apart.regret_percent(choice.rank, choice.axis),
+        recommended_percent=judge.regret_percent(choice.rank, choice.axis),
         margin_percent=margin,
         cost_runs=found.cost_runs,
         smallest_ranks=tuple(every.smallest_ranks(margin)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +15,12 @@ from bench.invented import Truth as Planted
 from bench.invented import invented
 from bench.replay import Runs, replay, run_price
 from bench.rivals import Purse, rivals, tune_rate
-from bench.scores import Score, against, score_probe, score_rivals, summary
+from bench.scores import Score, against, probe_scored, score_probe, score_rivals, summary
 from bench.tables import Surface, save
 from bench.truth import Truth
 
 from bench import scoreboard
+from rightrank.stats.rungs import Setting
 from rightrank.stats.valley import fit
 
 if TYPE_CHECKING:
@@ -116,6 +118,38 @@ def a_score(**changes: object) -> Score:
         "cost_runs": 0.9, "smallest_ranks": (8,), "status": "SETTLED", "covered": 5, "intervals": 6,
     }  # fmt: skip
     return Score(**{**plain, **changes})  # type: ignore[arg-type]
+
+
+class Flat:
+    """A truth in which everything loses the same."""
+
+    def __init__(self, lost: float) -> None:
+        self.lost = lost
+
+    def regret_percent(self, *_: object) -> float:
+        return self.lost
+
+    def standard_error_percent(self, *_: object) -> float:
+        return 0.1
+
+    def smallest_ranks(self, *_: object) -> list[int]:
+        return [16]
+
+
+@pytest.mark.parametrize(
+    ("status", "named", "lost"),
+    [("UNDECIDED", 32, 0.3), ("UNDECIDED", 16, 0.7), ("SETTLED", 32, 0.7)],
+)
+def test_what_the_rows_that_decide_chose_alone_is_judged_by_all_others(
+    surface: Surface, status: str, named: int, lost: float
+) -> None:
+    best, choice = Setting(32, 38.0, 1e-3), Setting(named, 38.0 if named == 32 else 32.0, 1e-3)
+    decision = SimpleNamespace(foreseen=best, choice=choice, status=status, margin=None, choices=())
+    found = SimpleNamespace(
+        decision=decision, evidence=SimpleNamespace(rank_C=[32]), axis_C=[-3.0], cost_runs=1.0, interpolated_share=0.0
+    )  # fmt: skip
+    scored = probe_scored(surface, 1.0, found, Flat(0.3), Flat(0.7))  # type: ignore[arg-type]
+    assert (scored.best_point_percent, scored.recommended_percent) == (0.3, lost)
 
 
 def test_a_summary_of_three_scores() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from rightrank.stats.forecast import _bend, _by_valley, _nearest
+from rightrank.stats.forecast import HIGH_SHARE, _bend, _by_valley, _forecast, _nearest
 from tabled import RUN_NOT, FlatShape, noisy, tabled
 
 
@@ -53,6 +53,36 @@ def test_whose_drift_is_taken_by_hand(axis: float, expected: list[float]) -> Non
     both_U = np.array([True, True, True, True, False, False])
     better_U = np.array([True, True, False, False, False, False])
     assert _nearest(data, both_U, better_U, 5).tolist() == pytest.approx([*expected, 0.0])
+
+
+def test_what_a_too_high_learning_rate_loses_is_not_carried_on_as_growing_by_hand() -> None:
+    """r=16 at five learning rates and r=64 at a too high one, run once; twice the rows once more. Gain 1 nat."""
+    settings = [(16, -3.5), (16, -3.0), (16, -2.5), (16, -2.0), (16, -1.5), (64, -2.5)]
+    sizes = {400: [2.2, 2.0, 2.1, 2.5, 2.2, RUN_NOT], 800: [2.0, 1.8, 2.0, 2.2, 2.0, 2.3]}
+    data = tabled(settings, sizes)
+    data.normal_BU[:] = np.linspace(-1, 1, len(data.normal_BU))[:, None]
+    ahead, choose_U = _forecast(data, [rung.judge for rung in data.rungs], 1600, 1.0)
+    # The best went from 2.0 to 1.8 and goes on to 1.6. What is too low lost 0.2 against it and goes on losing that.
+    assert ahead.value_K[:2].tolist() == pytest.approx([1.8, 1.6])
+    # Too high: 0.1 grew to 0.2 and 0.0 to 0.2, which stay 0.2; so does the 0.5 of the one that was run once, whose likes grew.
+    assert ahead.value_K[[2, 4, 5]].tolist() == pytest.approx([1.8, 1.8, 2.1])
+    assert choose_U[[2, 5]].tolist() == pytest.approx([1.8, 2.1])
+    # 0.5 shrank to 0.4, and goes on shrinking as anything does.
+    assert 1.6 + 0.3 < ahead.value_K[3] < 1.6 + 0.33
+    # A doubling costs a share of what is lost as a standard error, in either case; what is not too high has none of its own.
+    spread_U = ahead.deviation_BK[-1]
+    assert spread_U[[0, 1]].tolist() == [0.0, 0.0]
+    assert spread_U[[2, 4, 5]].tolist() == pytest.approx([HIGH_SHARE * lost for lost in (0.2, 0.2, 0.5)])
+    assert spread_U[3] > HIGH_SHARE * 0.4
+
+
+def test_four_times_the_rows_are_two_doublings_of_a_too_high_rates_error() -> None:
+    data = tabled([(16, -3.0), (16, -2.5)], {400: [2.0, 2.1], 800: [1.8, 2.0]})
+    data.normal_BU[:] = 1.0
+    for rows, doublings in ((1600, 1), (3200, 2)):
+        ahead, _ = _forecast(data, [rung.judge for rung in data.rungs], rows, 1.0)
+        assert ahead.value_K[1] - ahead.value_K[0] == pytest.approx(0.2)
+        assert ahead.deviation_BK[0, 1] == pytest.approx(doublings * HIGH_SHARE * 0.2)
 
 
 def test_a_forecast_that_shares_no_setting_is_moved_onto_the_valley_by_hand() -> None:
