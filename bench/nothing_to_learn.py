@@ -1,11 +1,12 @@
 """Data on which no rank can be right: what does the whole product say?
 
     python -m bench.nothing_to_learn MODEL ROWS --out DIR [--rows 400] [--minutes 5] [--kinds random,written,shuffled]
+        [--max-length 1024] [--epochs 3]
 
 ``random``: completions of random tokens, as long as the real ones: never SETTLED or CEILING. ``written``: completions that the base model
-itself wrote, sampled at temperature 1: NO_GAIN. ``shuffled``: real completions dealt to other prompts: what can be learnt is how answers
-look, which needs the smallest rank. Each is made from ROWS, put into DIR and given to ``rightrank.recommend``; prints a line each and
-writes DIR/answers.json.
+itself wrote, sampled at temperature 1, to its own end or beyond ``--max-length``, where they are cut as any row is: NO_GAIN.
+``shuffled``: real completions dealt to other prompts: what can be learnt is how answers look, which needs the smallest rank. Each is
+made from ROWS, put into DIR and given to ``rightrank.recommend``; prints a line each and writes DIR/answers.json.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from rightrank.bank.base_model import BaseModel
 
 KINDS = ("random", "written", "shuffled")
-TOGETHER_ON_CPU, TOGETHER_ON_GPU, LONGEST = 32, 1000, 900
+TOGETHER_ON_CPU, TOGETHER_ON_GPU = 32, 500
+LONGER = 1.25
+"""Tokens written at most, as a share of the maximum length: other tokens may spell the same text in fewer."""
 
 
 def read(path: Path, count: int) -> list[dict[str, str]]:
@@ -45,18 +48,16 @@ def random_words(rows: list[dict[str, str]], base: BaseModel) -> list[dict[str, 
     return [row for row in found if row["completion"].strip()]
 
 
-def written(rows: list[dict[str, str]], base: BaseModel) -> list[dict[str, str]]:
-    """What the base answers, sampled at temperature 1 to its own end; what does not end within ``LONGEST`` tokens is left out.
+def written(rows: list[dict[str, str]], base: BaseModel, max_length: int) -> list[dict[str, str]]:
+    """What the base answers, sampled at temperature 1 to its own end, or until it is longer than ``max_length`` allows.
 
-    Cut off instead, a completion would end where the base does not, and that is something to learn.
+    No completion ends where the base did not, since that would be something to learn.
     """
     import torch
 
     tokenizer: Any = base.tokenizer
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    stops = base.model.generation_config.eos_token_id  # not always the tokenizer's
-    ends = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
     torch.manual_seed(2)
     found = []
     together = TOGETHER_ON_GPU if base.device.type == "cuda" else TOGETHER_ON_CPU
@@ -68,15 +69,25 @@ def written(rows: list[dict[str, str]], base: BaseModel) -> list[dict[str, str]]
         ).to(base.device)
         with torch.no_grad():
             out = base.model.generate(
-                **batch, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=LONGEST
+                **batch,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                max_new_tokens=int(LONGER * max_length),
+                eos_token_id=stops(base) or None,
             )
         for row, ids in zip(some, out[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            if ends & set(ids) and text.strip():
+            if text.strip():
                 found.append({**row, "completion": text})
-    if not found:
-        raise SystemExit(f"The base ends none of {len(rows)} completions within {LONGEST} tokens.")
     return found
+
+
+def stops(base: BaseModel) -> list[int]:
+    """The tokens at which the model stops: its own are not always the tokenizer's."""
+    named = base.model.generation_config.eos_token_id
+    own = named if isinstance(named, list) else [named]
+    return sorted({base.tokenizer.eos_token_id, *own} - {None})
 
 
 def shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -99,6 +110,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--epochs", type=float, default=3.0)
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     base = load_base(chosen.model)
@@ -108,7 +121,7 @@ def main() -> None:
     for kind in chosen.kinds.split(","):
         made = {
             "random": lambda: random_words(rows, base),
-            "written": lambda: written(rows, base),
+            "written": lambda: written(rows, base, chosen.max_length),
             "shuffled": lambda: shuffled(rows),
         }[kind]()
         path = chosen.out / f"{kind}.jsonl"
@@ -116,6 +129,8 @@ def main() -> None:
         answer = rightrank.recommend(
             chosen.model,
             str(path),
+            max_length=chosen.max_length,
+            epochs=chosen.epochs,
             budget_minutes=chosen.minutes,
             out=chosen.out / f"run-{kind}",
             on_text=print,
@@ -124,6 +139,8 @@ def main() -> None:
             "data": chosen.rows_file.name,
             "rows": len(made),
             "minutes": chosen.minutes,
+            "max_length": chosen.max_length,
+            "epochs": chosen.epochs,
             "status": answer.status,
             "rank": answer.choice.rank,
             "reasons": list(answer.reasons),

@@ -6,14 +6,15 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import pytest
-from bench.nothing_to_learn import random_words, read, shuffled, written
+from bench.nothing_to_learn import random_words, read, shuffled, stops, written
 
 from rightrank.bank.base_model import load_base
 from small_run import save_model, save_rows, small_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def test_prompts_are_read_once_and_shuffled_rows_keep_their_completions(tmp_path: Path) -> None:
@@ -37,17 +38,28 @@ def test_random_words_say_nothing_of_the_prompt(tmp_path: Path) -> None:
     assert len(words) > 10, "of a vocabulary of a few dozen"
 
 
-def test_what_the_base_writes_ends_where_the_base_ends(tmp_path: Path) -> None:
+def test_what_the_base_writes_ends_where_the_base_ends_or_where_rows_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By its own stop tokens, where its tokenizer names another."""
     base = load_base(save_model(tmp_path / "model"))
     base.tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    rows = small_rows(20)
+
+    def lengths() -> list[int]:
+        return [len(base.tokenizer(row["completion"])["input_ids"]) for row in written(rows, base, 40)]
+
     others = [i for i in range(base.vocabulary) if i != base.tokenizer.eos_token_id]
     base.model.generation_config.eos_token_id = others[::2]
-    rows = small_rows(20)
-    made = written(rows, base)
-    assert 0 < len(made) <= len(rows)
-    assert all(row["completion"].strip() for row in made)
-    base.model.generation_config.eos_token_id = base.vocabulary + 1
-    base.tokenizer.eos_token = None
-    with pytest.raises(SystemExit, match="ends none of 20"):
-        written(rows, base)
+    ended = lengths()
+    assert 0 < len(ended) <= len(rows)
+    assert max(ended) < 25, "every second token ends it"
+    monkeypatch.setattr("bench.nothing_to_learn.stops", lambda base: [base.vocabulary + 1])
+    assert sorted(lengths())[10] > 40, "what does not end is longer than a row may be"
+
+
+def test_the_models_own_stop_tokens_count_beside_its_tokenizers(tmp_path: Path) -> None:
+    base = load_base(save_model(tmp_path / "model"))
+    for own, expected in ((None, set()), (5, {5}), ([5, 7], {5, 7})):
+        base.model.generation_config.eos_token_id = own
+        assert set(stops(base)) == expected | {base.tokenizer.eos_token_id}

@@ -60,7 +60,8 @@ def opened(folder: Path, base: BaseModel, base_name: str) -> Adapter:
     by_target = tuple(ranks[target.name] for target in base.targets)
     spec = AdapterSpec(max(by_target), alpha=1.0, learning_rate=0.0, ranks=by_target)
     precise = torch.float64 if base.dtype == torch.float64 else torch.float32
-    bank = AdapterBank(base.targets, [spec], device=torch.device("cpu"), dtype=precise, start=False)
+    here = torch.device("cpu")
+    bank = AdapterBank(base.targets, [spec], device=here, dtype=precise, start=False, products=False)
     import_adapter(bank, 0, folder, whole=whole)
     dropout = config.get("lora_dropout") or 0.0
     return Adapter(
