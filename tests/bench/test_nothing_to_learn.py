@@ -53,9 +53,9 @@ def test_what_the_base_writes_ends_where_the_base_ends_or_where_rows_are_cut(
     base.model.generation_config.eos_token_id = others[::2]
     ended = lengths()
     assert 0 < len(ended) <= len(rows)
-    assert max(ended) < 25, "every second token ends it"
+    assert sum(ended) / len(ended) < 5, "every second token ends it, and most others are no words"
     monkeypatch.setattr("bench.nothing_to_learn.stops", lambda base: [base.vocabulary + 1])
-    assert sorted(lengths())[10] > 40, "what does not end is longer than a row may be"
+    assert sum(lengths()) > 5 * sum(ended), "nothing ends it"
 
 
 def test_the_models_own_stop_tokens_count_beside_its_tokenizers(tmp_path: Path) -> None:
