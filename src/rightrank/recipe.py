@@ -110,7 +110,7 @@ def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
 
 # Scale ∝ rank^(-3/4), through alpha = 32 at rank 16. Measured lead (SmolLM2-135M, five data sets): it leaves a mean excess of 0.12 %
 # of the loss when one learning rate serves ranks 4 to 128, against 0.38 % at rank^(-1/2) and 0.26 % at rank^(-1); inferred from runs
-# at rank^(-1/2), not yet tested by runs at this scale.
+# at rank^(-1/2), and held by runs at this scale on two data sets, as far as half-decades tell (bench/LOG.md).
 SCALE_EXPONENT = 0.75
 ALPHA_AT_16 = 32.0
 

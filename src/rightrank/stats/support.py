@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 from rightrank.stats import words
 from rightrank.stats.forecast import complete
+from rightrank.stats.off_best import priced
 from rightrank.stats.paired import TAIL, Estimate, interval, paired_contrast
 from rightrank.stats.prices import GUIDE_ALPHA_PER_RANK, GUIDE_LEARNING_RATE, GUIDE_RANKS, price
 from rightrank.stats.results import Deciding, Drift, Margin, More, Price, RunPoint, SeedNoiseSummary
@@ -69,6 +70,7 @@ def price_list(
     ranks = list(standing.chosen)
     tuned = sorted({*standing.chosen.values(), choice})
     rows = [price(data, standing, data.settings[u], "tuned", margin_percent) for u in tuned]
+    standing = priced(data, standing)
     for rank in GUIDE_RANKS:
         if ranks[0] <= rank <= ranks[-1]:
             guide = Setting(rank, GUIDE_ALPHA_PER_RANK * rank, GUIDE_LEARNING_RATE)

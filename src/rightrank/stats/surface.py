@@ -65,6 +65,11 @@ class Standing:
         """``gain_lost`` of one setting."""
         return self.gain_lost(float(self.lost_U[u]), self.lost_BU[:, u])
 
+    def at(self, level: Sampled) -> Standing:
+        """The same with other losses of settings that are neither the best nor its rivals."""
+        lost_U, lost_BU = _lost(level, self.base.take([0]), self.best)
+        return replace(self, level=level, lost_U=lost_U, lost_BU=lost_BU)
+
 
 def stand(data: Measured, target: int) -> Standing:
     """Where all settings stand after training on ``target`` examples. ``data`` needs at least one rung."""
@@ -80,16 +85,25 @@ def stand(data: Measured, target: int) -> Standing:
     base = top.base.take([0])
     gain = base.plus(level.take([best]), -1.0)
     value, deviation_B = float(gain.value_K[0]), gain.deviation_BK[:, 0]
-    # A gain near zero makes every share of it meaningless; the statuses refuse it, this only keeps the numbers finite.
-    gain_B = np.maximum(value + deviation_B, max(0.1 * abs(value), 1e-9))
-    lost_U = 100 * (level.value_K - level.value_K[best]) / max(abs(value), 1e-9)
-    above_BU = level.value_K + level.deviation_BK
-    lost_BU = 100 * (above_BU - above_BU[:, [best]]) / gain_B[:, None] - lost_U
+    lost_U, lost_BU = _lost(level, base, best)
     known_U = np.flatnonzero(np.isfinite(lost_U) & ~_passed_over(data))
     rivals = known_U[possible_best(lost_U[known_U], lost_BU[:, known_U], int(np.searchsorted(known_U, best)))]
     return Standing(
         target, level, top.base, chosen, best, interval(value, deviation_B), lost_U, lost_BU, rivals
     )
+
+
+def _lost(
+    level: Sampled, base: Sampled, best: int
+) -> tuple[Float[np.ndarray, " U"], Float[np.ndarray, "B U"]]:
+    """Percent of the gain that each setting gives away against ``best``, and its deviations."""
+    gain = base.plus(level.take([best]), -1.0)
+    value = float(gain.value_K[0])
+    # A gain near zero makes every share of it meaningless; the statuses refuse it, this only keeps the numbers finite.
+    gain_B = np.maximum(value + gain.deviation_BK[:, 0], max(0.1 * abs(value), 1e-9))
+    lost_U = 100 * (level.value_K - level.value_K[best]) / max(abs(value), 1e-9)
+    above_BU = level.value_K + level.deviation_BK
+    return lost_U, 100 * (above_BU - above_BU[:, [best]]) / gain_B[:, None] - lost_U
 
 
 def _passed_over(data: Measured) -> Bool[np.ndarray, " U"]:
