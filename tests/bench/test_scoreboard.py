@@ -162,7 +162,14 @@ def test_a_summary_of_three_scores() -> None:
             recommended_percent=2.0,
             smallest_ranks=(64, 128),
         ),
-        a_score(surface="a-1", status="UNDECIDED", best_point_percent=0.2, covered=6),
+        a_score(
+            surface="a-1",
+            status="UNDECIDED",
+            best_point_percent=0.2,
+            covered=6,
+            guides_covered=3,
+            guides=4,
+        ),
     ]
     found = summary(scores)
     assert found["best_point_regret_pct"]["mean"] == pytest.approx(1.6 / 3)
@@ -172,6 +179,8 @@ def test_a_summary_of_three_scores() -> None:
     assert found["recommended_within_margin_pct"] == pytest.approx(200 / 3)
     assert found["answered_pct"] == pytest.approx(200 / 3)
     assert found["settled_wrong_pct"] == 50.0
+    assert (found["guide_interval_coverage_pct"], found["guide_intervals"]) == (75.0, 4)
+    assert summary(scores[:2])["guide_interval_coverage_pct"] is None
     assert found["interval_coverage_pct"] == pytest.approx(100 * 16 / 18)
     assert found["rank_within_2x_pct"] == pytest.approx(200 / 3)
     assert summary([]) == {"surfaces": 0}
