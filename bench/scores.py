@@ -184,7 +184,7 @@ def summary(scores: Iterable[Score]) -> dict[str, Any]:
     lost = np.array([s.best_point_percent for s in scores])
     by_set = {
         name: np.mean([s.best_point_percent for s in scores if s.data_set == name])
-        for name in {s.data_set for s in scores}
+        for name in dict.fromkeys(s.data_set for s in scores)
     }
     sets = np.array(list(by_set.values()))
     spread = float(np.std(sets, ddof=1) / np.sqrt(len(sets))) if len(sets) > 1 else None

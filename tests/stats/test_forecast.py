@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from rightrank.stats.forecast import HIGH_SHARE, _bend, _by_valley, _forecast, _nearest
+from rightrank.stats.forecast import _bend, _by_valley, _forecast, _nearest
+from rightrank.stats.off_best import HIGH_ERROR
 from tabled import RUN_NOT, FlatShape, noisy, tabled
 
 
@@ -72,8 +73,8 @@ def test_what_a_too_high_learning_rate_loses_is_not_carried_on_as_growing_by_han
     # A doubling costs a share of what is lost as a standard error, in either case; what is not too high has none of its own.
     spread_U = ahead.deviation_BK[-1]
     assert spread_U[[0, 1]].tolist() == [0.0, 0.0]
-    assert spread_U[[2, 4, 5]].tolist() == pytest.approx([HIGH_SHARE * lost for lost in (0.2, 0.2, 0.5)])
-    assert spread_U[3] > HIGH_SHARE * 0.4
+    assert spread_U[[2, 4, 5]].tolist() == pytest.approx([HIGH_ERROR * lost for lost in (0.2, 0.2, 0.5)])
+    assert spread_U[3] > HIGH_ERROR * 0.4
 
 
 def test_four_times_the_rows_are_two_doublings_of_a_too_high_rates_error() -> None:
@@ -82,7 +83,7 @@ def test_four_times_the_rows_are_two_doublings_of_a_too_high_rates_error() -> No
     for rows, doublings in ((1600, 1), (3200, 2)):
         ahead, _ = _forecast(data, [rung.judge for rung in data.rungs], rows, 1.0)
         assert ahead.value_K[1] - ahead.value_K[0] == pytest.approx(0.2)
-        assert ahead.deviation_BK[0, 1] == pytest.approx(doublings * HIGH_SHARE * 0.2)
+        assert ahead.deviation_BK[0, 1] == pytest.approx(doublings * HIGH_ERROR * 0.2)
 
 
 def test_a_forecast_that_shares_no_setting_is_moved_onto_the_valley_by_hand() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rightrank.stats.off_best import ASIDE, HIGH_ERROR
 from rightrank.stats.paired import Sampled
 from rightrank.stats.valley import EDGE_PERCENT
 
@@ -45,10 +46,6 @@ NEAR_PERCENT = 2.0
 # straight line is taken off, and the second is its standard error. Of 0, 0.1 and 0.25, the first that held most of what twice the data
 # showed (``python -m bench.more_data``); the second assumed: on banking77 a straight line from n/8 makes rank 1 the best at 2n.
 STRAIGHT_SHARE, BEND_ERROR = 0.1, 0.25
-# A learning rate further above the best one than this (log10) is too high. What it loses grows for a while with the data, then shrinks, and
-# at times a run falls off the edge: where it grew, it is carried on as it is, not as growing. Either way this share of it is the standard
-# error of every doubling of the data. From ``python -m bench.more_data``: straight lines held what was seen in 63 and 52 % of such cases.
-TOO_HIGH, HIGH_SHARE = 0.25, 0.35
 
 
 def _borrowed(
@@ -117,14 +114,14 @@ def _forecast(
     moved = last.plus(tables[-2], -1.0)
     weight_UU, share_U = _borrowed(data, both_U, reference_U)
     best = _best_run(last.value_K, tables[-2].value_K, run_U)
-    high_U = (data.axis_U > data.axis_U[best] + TOO_HIGH) & (last.value_K > last.value_K[best])
+    high_U = (data.axis_U > data.axis_U[best] + ASIDE) & (last.value_K > last.value_K[best])
     grew_U = high_U & (weight_UU @ np.nan_to_num(moved.value_K) > moved.value_K[best])
     weight_UU[grew_U], share_U[grew_U] = np.eye(len(both_U))[best], 0.0
     drift = moved.combine(weight_UU / log_ratio)
     mean = moved.combine(reference_U[None] / reference_U.sum() / log_ratio)
     bend_U = weight_UU @ _bend(last.value_K, tables[-2].value_K, step / log_ratio, run_U)
     error_U = step * share_U * gain + BEND_ERROR * np.abs(bend_U)
-    error_U += HIGH_SHARE * step / math.log(2) * np.where(high_U, last.value_K - last.value_K[best], 0.0)
+    error_U += HIGH_ERROR * step / math.log(2) * np.where(high_U, last.value_K - last.value_K[best], 0.0)
     straight = last.plus(drift, step)
     ahead = Sampled(
         straight.value_K + (1 - STRAIGHT_SHARE) * bend_U,
