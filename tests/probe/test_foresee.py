@@ -55,6 +55,20 @@ def test_rates_first_then_two_on_more_rows_then_other_ranks(breadth):
     assert {n for _, n in done} == {400, 800}
 
 
+@pytest.mark.parametrize(("breadth", "then"), [("lean", {8, 128}), ("rates", None)])
+@pytest.mark.parametrize("yours", [(8, 16.0, 2e-4), (64, 128.0, 2e-4)])
+def test_your_own_setting_is_run_before_what_is_worth_most(breadth, then, yours):
+    """Even of a rank that is tried anyway, which gets a learning rate of its own all the same."""
+    stages, _ = simulate(World(all_examples=3200), plan_of(breadth, **PART), yours=yours)
+    final = [stage for stage in stages if stage.examples == 800]
+    assert [stage.why for stage in final[:2]] == ["learning rates", "your setting"]
+    (own,) = final[1].configurations
+    assert (own.rank, own.alpha, own.learning_rate, own.role) == (*yours, "yours")
+    assert final[1].with_score
+    if then is not None:
+        assert {c.rank for c in final[2].configurations} == then
+
+
 def test_what_is_worth_most_is_new_and_within_the_plan():
     plan = plan_of("rates", **PART)
     world = World(all_examples=3200)

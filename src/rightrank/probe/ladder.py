@@ -76,7 +76,7 @@ def next_stage(
             return stage
     part = final < evidence.all_examples and not plan.starved
     if plan.breadth in FEW and part and len(at[scout]) >= FEWEST_SCOUTS:
-        stage = _few(evidence, plan, done, at)
+        stage = _few(evidence, plan, done, at, yours)
         if stage is not None:
             return stage
     if scout < final and not at[final]:
@@ -152,8 +152,10 @@ def _few(
     plan: Plan,
     done: Sequence[tuple[Configuration, int]],
     at: Mapping[int, set[Configuration]],
+    yours: tuple[int, float, float] | None,
 ) -> Stage | None:
-    """Where all rows are foreseen from a part of them: how the best learning rate moves, the other ranks, then what is worth most."""
+    """Where all rows are foreseen from a part of them: how the best learning rate moves, the user's own setting, the other ranks, then
+    what is worth most."""
     final, middle = plan.final_examples, plan.scout_ranks[0]
     if not at[final]:
         further = [
@@ -166,14 +168,17 @@ def _few(
         rates = [rate for rate in pair(evidence, plan, middle) if sensible(rate)]
         wanted = [configuration(middle, rate, "rank") for rate in rates]
         return _stage("learning rates", final, wanted, at[final], with_score=True)
-    others = [r for r in plan.ranks if r not in {c.rank for c in at[final]}]
+    if stage := _stage("your setting", final, own(yours), at[final], with_score=True):
+        return stage
+    others = [r for r in plan.ranks if r not in {c.rank for c in at[final] if c.role != "yours"}]
     if (
         plan.breadth == "lean"
         and others
         and (axes := foreseen_axes(evidence, others, [evidence.all_examples]))
     ):
         wanted = [configuration(r, rate, "rank") for r in others if sensible(rate := rounded(axes[r]))]
-        return _stage("ranks", final, wanted, at[final], with_score=True)
+        if stage := _stage("ranks", final, wanted, at[final], with_score=True):
+            return stage
     found = most_worth(evidence, plan, done)
     if found is None or not sensible(found[0].learning_rate):
         return None
