@@ -1,11 +1,11 @@
 """Do certificates and intervals hold where the truth is known? Planted ranks, probes starved and fed.
 
-    python -m bench.calibration [--trials 200] [--out bench/results/calibration.json]
+    python -m bench.calibration [--trials 200] [--fed-runs 40] [--out bench/results/calibration.json]
 
 Each trial invents a data set (``bench/invented.py``: learning rates, drift, misfit, rows and seeds as recorded ones have them) in which
 every halving of the rank below a planted one, 1 to 32, costs 4 % of the gain and nothing above it costs anything, and replays the
-product's probe on it: fed (the whole grid on all rows) or starved (one run of the recipe). The probe sees held-out rows and seeds; its
-intervals and certificates are judged by the formula.
+product's probe on it: fed (``--fed-runs``; 40 pay for the whole grid on all rows) or starved (one run of the recipe). The probe sees
+held-out rows and seeds; its intervals and certificates are judged by the formula.
 
 What is counted: intervals that hold the truth, of all; certificates (SETTLED, FLAT, CEILING) on a setting that truly loses more than the
 margin; how often the certified rank is within a factor of two of the planted one, and, beside it, of the smallest rank that truly is
@@ -80,7 +80,7 @@ class Trial:
         return self.status in ("SETTLED", "FLAT", "CEILING")
 
 
-def trial(number: int, fed: bool) -> Trial | None:
+def trial(number: int, fed: bool, runs: float) -> Trial | None:
     """None where the budget pays for no plan."""
     planted, loose = PLANTED[number % len(PLANTED)], number % 5 == 4
     drawn = Planted.drawn(5000 + number, planted=planted)
@@ -96,7 +96,7 @@ def trial(number: int, fed: bool) -> Trial | None:
         )
     decide_E, score_E = (np.flatnonzero(side) for side in surface.sides())
     shown_E = np.concatenate([decide_E, score_E])
-    found = replay(surface, FED if fed else STARVED, shown_E=shown_E, decide_rows=len(decide_E), seed=number)
+    found = replay(surface, runs, shown_E=shown_E, decide_rows=len(decide_E), seed=number)
     if found is None:
         return None
     decision, whole = found.decision, surface.whole
@@ -165,10 +165,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--fed-runs", type=float, default=FED)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     with ProcessPoolExecutor(2) as pool:
-        asked = [pool.submit(trial, number, fed) for fed in (True, False) for number in range(chosen.trials)]
+        asked = [
+            pool.submit(trial, number, fed, runs)
+            for fed, runs in ((True, chosen.fed_runs), (False, STARVED))
+            for number in range(chosen.trials)
+        ]
         trials = [found for one in asked if (found := one.result()) is not None]
     board = {
         "fed": summary([t for t in trials if t.fed and not t.loose]),
